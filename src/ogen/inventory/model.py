@@ -1,0 +1,267 @@
+"""What an inventory says, checked and merged: frozen values, sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import Where
+
+Strategy = Literal["round_robin", "least_conn", "ip_hash", "hash", "random"]
+Routing = Literal["by_model", "per_port", "single"]
+KvType = Literal["f16", "q8_0", "q4_0"]
+Vendor = Literal["nvidia", "amd"]
+SplitMode = Literal["layer", "row", "tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A reference to a secret: `!env NAME`, `!file PATH` or `!command [...]`. Never its text."""
+
+    kind: Literal["env", "file", "command"]
+    argument: str | tuple[str, ...]
+    where: Where | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        shown = self.argument if isinstance(self.argument, str) else " ".join(self.argument)
+        return f"<secret !{self.kind} {shown}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Ssh:
+    """How to reach a host and become root there; None leaves it to the user's ssh_config."""
+
+    user: str | None = None
+    port: int | None = None
+    key: str | None = None  # path of a private key, relative to the inventory's folder
+    password: Secret | None = None
+    become: bool = False
+    become_password: Secret | None = None
+    proxy_jump: str | None = None
+    host_key: str | None = None  # "ssh-ed25519 AAAA…": pinned in the inventory
+    connect_timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ollama:
+    """The settings of a host's Ollama servers."""
+
+    version: str = "0.32.15"
+    binary: str = "/usr/local/bin/ollama"
+    models_dir: str = "/var/lib/ollama/models"
+    user: str = "ollama"
+    group: str = "ollama"
+    flash_attention: bool | None = None  # None: as the version decides
+    kv_cache: KvType | None = None
+    keep_alive: str = "-1"
+    load_timeout: str = "5m"
+    max_queue: int | None = None
+    first_port: int = 11434  # an instance's port is this plus its lowest GPU index
+    librarian_port: int = 11433
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    enabled: bool = True
+    interval: float = 5.0  # seconds
+    textfile_dir: str = "/var/lib/prometheus/node-exporter"
+    keep_days: int = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One card of a host; `index` is nvidia-smi's (PCI) order and never changes when others go out."""
+
+    index: int
+    model: str  # the catalog's name, e.g. "RTX 3090"
+    vendor: Vendor
+    vram: int  # bytes: the catalog's, or what the inventory says instead
+    reserve: int = 0  # bytes that ogen leaves to others
+    uuid: str | None = None
+    state: Literal["in", "out"] = "in"
+    reason: str | None = None
+    where: Where | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Tokens per slot: what is wanted, and the least that a concession may go down to."""
+
+    want: int
+    at_least: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one quantisation of a model comes from."""
+
+    quant: str | None  # "Q4_K_M"; None where the tag or the file decides
+    ref: str  # a library tag, "hf.co/…", or a GGUF path on the control machine ("./x.gguf")
+    where: Where | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A named model with its settings."""
+
+    name: str
+    sources: tuple[Source, ...]  # acceptable ones, best first
+    context: Context
+    parallel: int = 1
+    replicas: int | Literal["fill"] = "fill"
+    on: str = "all"  # host pattern
+    aliases: tuple[str, ...] = ()
+    card: str | None = None  # the catalog card, where the tag does not tell it
+    batch: int | None = None
+    batch_at_least: int = 128
+    kv_cache: KvType | None = None
+    kv_cache_at_least: KvType | None = None  # the smallest cache type that a concession may choose
+    num_gpu: int | None = None  # a fixed number of layers; None leaves it to the engine
+    gpu_layers_at_least: int | None = None  # None: concessions may not put layers in host memory
+    low_vram: bool = False  # KV cache in host memory
+    main_gpu: int | None = None
+    use_mmap: bool | None = None
+    split: SplitMode | None = None  # over several cards
+    shares: tuple[float, ...] = ()
+    gpus_per_replica: int | None = None  # None: as few as it takes
+    concessions: tuple[str, ...] | None = None  # order of the ladder; None: fit's default
+    system: str | None = None
+    template: str | None = None
+    adapter: str | None = None
+    license: str | None = None
+    messages: tuple[Message, ...] = ()
+    parameters: Mapping[str, bool | int | float | str | tuple[str, ...]] = field(default_factory=dict)
+    keep_alive: str | None = None
+    residency: Literal["resident", "on_demand"] = "resident"
+    embedding: bool = False
+    where: Where | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """An instance that the inventory prescribes instead of the planner."""
+
+    gpus: tuple[int, ...]  # () : without a card
+    models: tuple[str, ...]
+    port: int | None = None
+    low_vram: bool | None = None
+    num_gpu: int | None = None
+    context: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    where: Where | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One machine; defaults and groups are merged in already."""
+
+    name: str
+    address: str
+    data_address: str | None = None  # an IP where balancers reach it; None: `address`
+    groups: tuple[str, ...] = ()
+    state: Literal["in", "out"] = "in"
+    reason: str | None = None
+    connection: Literal["ssh", "local"] = "ssh"
+    transport: Literal["paramiko", "openssh"] = "paramiko"
+    root: str | None = None  # relocates every path; systemd and owners are left alone
+    ssh: Ssh = Ssh()
+    ollama: Ollama = Ollama()
+    monitoring: Monitoring = Monitoring()
+    gpus: tuple[Gpu, ...] = ()
+    pins: tuple[Pin, ...] = ()  # `instances:`
+    weight: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)  # of every instance
+    python: str = "python3"
+    where: Where | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def reached_at(self) -> str:
+        return self.data_address or self.address
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """What a client may send in `options`; None allows all."""
+
+    allow: tuple[str, ...] | None = None
+    max_context: int | Literal["plan"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Balancer:
+    """An nginx entry point over pools."""
+
+    name: str
+    hosts: str  # host pattern
+    listen: int = 8080
+    address: str | None = None  # None: all addresses of the host
+    strategy: Strategy = "least_conn"
+    hash_key: str | None = None  # "api_key" or "header:NAME"
+    routing: Routing = "by_model"
+    ports: Mapping[str, int] = field(default_factory=dict)  # per_port: model → port; else listen + n
+    pool: str | None = None  # single: the one model; None: all instances
+    max_fails: int = 2
+    fail_timeout: float = 10.0
+    read_timeout: float = 3600.0
+    connect_timeout: float = 2.0
+    max_body: int = 64 * 1024 * 1024
+    into: Literal["own", "conf.d"] = "own"
+    keys: Secret | None = None
+    tls: Tls | None = None
+    allow: tuple[str, ...] = ()  # CIDR
+    client_options: ClientOptions = ClientOptions()
+    workers: int | None = None
+    where: Where | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    batches: tuple[int | str, ...] = (1, "25%", "100%")
+    max_fail: int | str = 0
+    drain_timeout: float = 600.0
+    prove_timeout: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """inventory.lock.yaml: what names resolved to when it was last reviewed."""
+
+    uuids: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # host → index → UUID
+    versions: Mapping[str, str] = field(default_factory=dict)  # host → Ollama version seen
+    digests: Mapping[str, str] = field(default_factory=dict)  # source ref → model digest
+    sizes: Mapping[str, int] = field(default_factory=dict)  # source ref → bytes
+    placements: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model → "host/gpu0", …
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The whole, in the order of the file."""
+
+    hosts: tuple[Host, ...]
+    models: tuple[Model, ...]
+    balancers: tuple[Balancer, ...]
+    groups: Mapping[str, tuple[str, ...]]  # group → host names
+    rollout: Rollout
+    folder: str  # of the inventory: paths in it are relative to this
+    name: str  # as the user gave it
+    lock: Lock | None = None
+
+    def host(self, name: str) -> Host:
+        return next(h for h in self.hosts if h.name == name)
+
+    def model(self, name: str) -> Model:
+        return next(m for m in self.models if m.name == name)
