@@ -1,0 +1,47 @@
+"""What a test needs from the machine: named in one line where it is missing, a failure under CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+NEEDS = {"boxes": ("systemd-nspawn", "mmdebstrap", "apt-ftparchive", "ip", "cc")}
+
+
+def missing(marker: str) -> str:
+    """Why tests with this marker can't run here; empty if they can."""
+    if marker == "boxes" and os.geteuid() != 0:
+        return "boxes need root"
+    lacking = [tool for tool in NEEDS.get(marker, ()) if not shutil.which(tool)]
+    return f"not installed: {', '.join(lacking)}" if lacking else ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    in_ci = os.environ.get("CI") == "true"
+    soak = "soak" in (config.getoption("-m") or "")
+    for item in items:
+        if item.get_closest_marker("soak") and not soak:
+            item.add_marker(pytest.mark.skip(reason="longer than CI has: make soak"))
+        for marker in NEEDS:
+            why = missing(marker) if item.get_closest_marker(marker) else ""
+            if why and in_ci:
+                pytest.exit(f"under CI nothing may be left out, but {why}", returncode=1)
+            if why:
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture(scope="session")
+def need():
+    """`need("nginx")`: the tool's path; without it the test is skipped, under CI it fails."""
+
+    def find(tool: str) -> str:
+        path = shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        if path:
+            return path
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"under CI nothing may be left out, but {tool} is not installed")
+        pytest.skip(f"{tool} is not installed")
+
+    return find
