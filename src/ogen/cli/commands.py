@@ -1,0 +1,46 @@
+"""Which commands there are; each one's module is imported when the command is used, not before.
+
+A command `x` lives in the module `ogen.cli.x` (another one where the table says so), as a click
+command called `command`. Its help's first sentence stands here too, so that `ogen --help` imports
+none of them; a test holds both equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command of the table: its one line of help, its module, its object there."""
+
+    help: str
+    module: str = ""
+    attribute: str = "command"
+
+
+SECTIONS: Mapping[str, Mapping[str, Entry]] = {
+    "Look and review (no host is contacted)": {
+        "validate": Entry("Check an inventory: every error at once."),
+        "schema": Entry("Print the inventory's JSON Schema, for editors."),
+    },
+    "Shell": {
+        "completion": Entry("Print a shell's completion script."),
+    },
+}
+
+TABLE: Mapping[str, Entry] = {name: entry for part in SECTIONS.values() for name, entry in part.items()}
+
+
+def load(name: str) -> click.Command | None:
+    """Imports the command `name`; None if there is no such command."""
+    entry = TABLE.get(name)
+    if entry is None:
+        return None
+    module = import_module(f".{entry.module or name}", __package__)
+    command: click.Command = getattr(module, entry.attribute)
+    return command
