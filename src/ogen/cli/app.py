@@ -65,6 +65,12 @@ class Ogen(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(name, entry.help) for name, entry in part.items()])
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error  # click would make it exit code 1
+
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         """Runs the command line `args` (sys.argv's, if not given); always ends in SystemExit."""
         words = list(sys.argv[1:] if args is None else args)
@@ -81,7 +87,7 @@ def _run(call: Any, words: list[str], extra: dict[str, Any]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return Exit.INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, _ReaderGone):
         # Python's own flush at exit must not fail a second time
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.BROKEN_PIPE
@@ -93,6 +99,10 @@ def _run(call: Any, words: list[str], extra: dict[str, Any]) -> int:
         from . import failure
 
         return failure.report(error, shape=asked.shape, printed=root.printed)
+
+
+class _ReaderGone(Exception):
+    """Whoever read stdout went away, as `head` does."""
 
 
 class _Meta:
