@@ -19,8 +19,8 @@ def clean(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` with every control and bidi character shown as an escape: what a diff needs."""
-    return _HIDDEN.sub(_escaped, text)
+    """`text` on one line, with every control and bidi character shown as an escape: what a diff needs."""
+    return _HIDDEN.sub(_escaped, text).replace("\n", "\\x0a")
 
 
 def one_line(text: str, width: int = 300) -> str:
