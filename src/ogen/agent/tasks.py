@@ -1,0 +1,100 @@
+"""The steps of a playbook, run in order on this machine: the agent's operation `steps`.
+
+A document {"check", "force_handlers", "steps": [{"module", "args", "name", "notify", "handler"}]} comes in;
+results in Ansible's shape (`changed`, `failed`, `msg`, `diff`) with `name`, `module` and `handler` go out.
+The first step that fails ends the run; what was notified by then runs only with `force_handlers`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set
+
+from .tasks_accounts import group, user
+from .tasks_files import copy, file
+from .tasks_host import Args, Failed, Host, Result, result
+from .tasks_packages import apt
+from .tasks_services import systemd_service
+
+Emit = Callable[[Result], None]
+
+
+def run(document: Mapping[str, Any], emit: Emit, host: Optional[Host] = None) -> Dict[str, Any]:
+    """Runs all steps; `emit` gets each result as it comes. Returns the whole: results, changed, failed."""
+    host = host or Host(check=bool(document.get("check")))
+    mask = os.umask(0o022)
+    try:
+        results = _all(document["steps"], bool(document.get("force_handlers")), host, emit)
+    finally:
+        os.umask(mask)
+    return {
+        "results": results,
+        "changed": sum(r["changed"] for r in results),
+        "failed": any(r["failed"] for r in results),
+    }
+
+
+def _all(steps: List[Dict[str, Any]], force: bool, host: Host, emit: Emit) -> List[Result]:
+    results: List[Result] = []
+    notified: Set[str] = set()
+    failed = False
+    for step in steps:
+        called = not step["handler"] or step["name"] in notified
+        if not called or (failed and not (force and step["handler"])):
+            continue
+        done = _one(step, host)
+        results.append(done)
+        emit(done)
+        failed = failed or done["failed"]
+        notified.update(step["notify"] if done["changed"] else ())
+    return results
+
+
+def _one(step: Mapping[str, Any], host: Host) -> Result:
+    """One step's result; whatever goes wrong in it is a failed step, never a dead agent."""
+    module = MODULES.get(step["module"], _unknown)
+    try:
+        done = module(step["args"], host)
+    except Failed as error:
+        done = _failure(str(error))
+    except OSError as error:
+        done = _failure("%s: %s" % (error.filename or step["module"], error.strerror or error))
+    return {"name": step["name"], "module": step["module"], "handler": step["handler"], **done}
+
+
+def _failure(msg: str) -> Result:
+    return {"changed": False, "failed": True, "msg": msg, "diff": {"before": "", "after": ""}}
+
+
+def _unknown(args: Args, host: Host) -> Result:
+    raise Failed("this agent knows no such module")
+
+
+# ---------------------------------------------------------------------------- the two smallest modules
+def command(args: Args, host: Host) -> Result:
+    """Ansible's `command` with `creates`: nothing runs where that path is there already."""
+    if host.exists(args["creates"]):
+        return result([], "did not run: %s exists" % args["creates"])
+    words = list(args.get("argv") or shlex.split(args.get("cmd", "")))
+    if not words:
+        raise Failed("neither `cmd` nor `argv` says what to run")
+    if not host.check:
+        host.do(*words)
+    return result([("creates", "absent", args["creates"])], "ran " + " ".join(words))
+
+
+def fail(args: Args, host: Host) -> Result:
+    raise Failed(args.get("msg", "Failed as requested from task"))
+
+
+MODULES: Dict[str, Callable[[Args, Host], Result]] = {
+    "apt": apt,
+    "command": command,
+    "copy": copy,
+    "fail": fail,
+    "file": file,
+    "group": group,
+    "systemd_service": systemd_service,
+    "user": user,
+}

@@ -1,0 +1,99 @@
+"""The module `apt`: packages by apt-get, asked for by dpkg-query first."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import Iterator, List, Set
+
+from .machine import Done
+from .tasks_host import Args, Failed, Host, Result, last_lines, result
+
+POLICY = "/usr/sbin/policy-rc.d"
+#: dpkg keeps a configuration file that someone edited; another apt gets two minutes to end
+_APT_GET = (
+    "env",
+    "DEBIAN_FRONTEND=noninteractive",
+    "apt-get",
+    "-y",
+    "-o",
+    "Dpkg::Options::=--force-confdef",
+    "-o",
+    "Dpkg::Options::=--force-confold",
+    "-o",
+    "DPkg::Lock::Timeout=120",
+)
+
+
+def apt(args: Args, host: Host) -> Result:
+    """Ansible's `apt` for plain names; `update_cache` only when something is about to be installed."""
+    names: List[str] = args["name"]
+    present = args.get("state", "present") == "present"
+    installed = _installed(names, host)
+    todo = [name for name in names if (name in installed) != present]
+    changes = [(name, *(("absent", "present") if present else ("present", "absent"))) for name in todo]
+    if todo and host.check:
+        host.promised.add("packages")
+    elif todo:
+        with _policy(args.get("policy_rc_d"), host):
+            _change(todo, present, args, host)
+        left = [name for name in todo if (name in _installed(todo, host)) != present]
+        if left:
+            raise Failed("apt-get ended well, but did nothing about %s" % ", ".join(left))
+    return result(changes)
+
+
+def _installed(names: List[str], host: Host) -> Set[str]:
+    # dpkg-query exits 1 when it knows nothing of one of the names: its lines are still right
+    listed = host.ask("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *names)
+    if listed.code > 1:
+        raise Failed("no dpkg-query here: %s" % last_lines(listed))
+    pairs = [line.split() for line in listed.text.splitlines()]
+    return {pair[0] for pair in pairs if len(pair) == 2 and pair[1] == "installed"}
+
+
+def _change(names: List[str], present: bool, args: Args, host: Host) -> None:
+    if args.get("update_cache") and present:
+        host.do(*_APT_GET, "update")
+    action = ["install"] if present else ["remove"]
+    if present and not args.get("install_recommends", True):
+        action.append("--no-install-recommends")
+    done = host.ask(*_APT_GET, *action, "--", *names)
+    if done.code and "dpkg was interrupted" in done.text:
+        host.do("dpkg", "--configure", "-a", "--force-confdef", "--force-confold")
+        done = host.ask(*_APT_GET, *action, "--", *names)
+    if done.code:
+        raise Failed("apt-get %s %s\n%s" % (" ".join(action), " ".join(names), _reason(done)))
+
+
+def _reason(done: Done) -> str:
+    """apt's own errors where it names them, else the last lines."""
+    errors = [line for line in done.lines if line.startswith("E: ")]
+    return "\n".join(errors) or last_lines(done)
+
+
+@contextmanager
+def _policy(code: object, host: Host) -> Iterator[None]:
+    """Packages start no service meanwhile. The machine's own policy, where it has one, stays in force.
+
+    The file stops to say no once this process is gone, so that nothing is left behind by a power cut.
+    """
+    path = host.real(POLICY)
+    if code is None or (os.path.lexists(path) and not _ours(path)):
+        yield
+        return
+    text = "#!/bin/sh\n# ogen, while it installs packages\n[ -d /proc/%d ] && exit %d\nexit 0\n"
+    passing = path + ".ogen"
+    with open(passing, "w", encoding="ascii") as writer:
+        writer.write(text % (os.getpid(), code))
+    os.chmod(passing, 0o755)
+    os.rename(passing, path)
+    try:
+        yield
+    finally:
+        os.unlink(path)
+
+
+def _ours(path: str) -> bool:
+    with open(path, "rb") as reader:
+        return b"# ogen, while it installs packages" in reader.read(200)

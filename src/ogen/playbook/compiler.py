@@ -1,0 +1,113 @@
+"""A playbook to the fixed list of steps for one host: every expression is resolved here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..errors import PlaybookError
+from . import expressions
+from .model import Play, Playbook, Step, Task
+from .modules import FROM_HELLO, fault, normal
+
+#: what the agent's hello reports, by Ansible's names; `services` only after a task `service_facts`
+FACTS: Mapping[str, str] = {
+    "architecture": "the machine's, as `uname -m` says it: x86_64, aarch64",
+    "distribution": "Debian, Ubuntu, …",
+    "distribution_major_version": "12, 22, …",
+    "distribution_release": "the code name: bookworm, jammy, …",
+    "distribution_version": "12.11, 22.04, …",
+    "hostname": "the short host name",
+    "kernel": "the kernel's release",
+    "memtotal_mb": "memory in MiB",
+    "nodename": "the host name as the kernel has it",
+    "os_family": "Debian for Debian and what derives from it, else the distribution",
+    "pkg_mgr": "apt where there is apt-get, else unknown",
+    "processor_nproc": "processors that the agent may use",
+    "python_version": "of the interpreter that runs the agent",
+    "service_mgr": "systemd where it runs, else unknown",
+    "services": "map of unit names, each with `name`, `state`, `status`, `source`",
+    "system": "Linux",
+}
+
+
+def compile(  # noqa: A001 (the word of the domain)
+    playbook: Playbook,
+    facts: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    *,
+    tags: frozenset[str] = frozenset(),
+    plays: Iterable[int] | None = None,
+) -> tuple[Step, ...]:
+    """The steps for one host, in order; handlers stand at the end of their play.
+
+    `facts` is the agent's, `variables` the inventory's; a play's `vars` win over these. `plays` are the
+    indexes of the plays that the host belongs to (None: all). Raises PlaybookError with its place.
+    """
+    wanted = range(len(playbook.plays)) if plays is None else plays
+    return tuple(
+        step for index in wanted for step in _play(playbook.plays[index], index, facts, variables, tags)
+    )
+
+
+def _play(
+    play: Play, index: int, facts: Mapping[str, Any], variables: Mapping[str, Any], tags: frozenset[str]
+) -> Iterator[Step]:
+    known = {k: v for k, v in facts.items() if k != "services"} if play.gather_facts else {}
+    names: dict[str, Any] = {**variables, "ansible_facts": known}
+    for name, node in play.vars.items():
+        names[name] = expressions.resolve(node, names)
+    for task in play.tasks:
+        if not _selected(task, tags):
+            continue
+        if task.module in FROM_HELLO:
+            names["ansible_facts"] = {**names["ansible_facts"], "services": facts.get("services", {})}
+            continue
+        yield from _task(task, index, names, handler=False)
+    for task in play.handlers:
+        yield from _task(task, index, names, handler=True)
+
+
+def _selected(task: Task, tags: frozenset[str]) -> bool:
+    """As in Ansible: `always` runs whatever is asked for, `never` only when asked for by a tag."""
+    if tags & task.tags or "always" in task.tags:
+        return True
+    return not tags and "never" not in task.tags
+
+
+def _task(task: Task, play: int, names: Mapping[str, Any], *, handler: bool) -> Iterator[Step]:
+    if task.loop is None:
+        if _holds(task, names):
+            yield _step(task, play, names, task.title, handler)
+        return
+    items = expressions.resolve(task.loop, names)
+    if not isinstance(items, list):
+        raise PlaybookError(f"`loop` gives {items!r}, not a list", where=task.loop.where)
+    for item in items:
+        with_item = {**names, "item": item}
+        if _holds(task, with_item):
+            # a handler goes by its name, so that all of its items are notified together
+            title = task.title if handler else f"{task.title} ({_label(item)})"
+            yield _step(task, play, with_item, title, handler)
+
+
+def _holds(task: Task, names: Mapping[str, Any]) -> bool:
+    return all(expressions.truth(condition, names) for condition in task.when)
+
+
+def _step(task: Task, play: int, names: Mapping[str, Any], title: str, handler: bool) -> Step:
+    args: dict[str, Any] = {}
+    for key, node in task.args.items():
+        args[key] = normal(task.module, key, expressions.resolve(node, names))
+        problem = fault(task.module, key, args[key])
+        if problem:
+            raise PlaybookError(f"`{key}` of {task.module} {problem}", where=node.where)
+    return Step(task.module, args, title, task.notify, play, handler, task.where)
+
+
+def _label(item: Any) -> str:
+    """An item in a step's name, cut to a readable length."""
+    if isinstance(item, dict):
+        item = next((item[key] for key in ("name", "path", "dest") if key in item), item)
+    text = str(item)
+    return text if len(text) <= 60 else text[:57] + "…"
