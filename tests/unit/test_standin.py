@@ -108,7 +108,7 @@ class Box:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Box]]:
-    boxes = []
+    boxes: list[Box] = []
 
     def build(**env: str) -> Box:
         box = Box(tmp_path / f"box{len(boxes)}", env)
