@@ -48,6 +48,8 @@ class Placement:
     account: Account
     verdict: Verdict
     concessions: tuple[Concession, ...] = ()
+    slots: int = 1  # requests that the instance serves at once with this model
+    notes: tuple[str, ...] = ()  # what of the wishes the host's Ollama can't do
 
 
 @dataclass(frozen=True, slots=True)

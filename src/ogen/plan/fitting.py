@@ -1,0 +1,154 @@
+"""Asks `ogen.fit` for the best configuration of a model on given cards, once per kind of question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..catalog.shape import ModelShape
+from ..fit import Account, Backend, Card, Choice, Concession, DoesNotFit, Settings, Verdict, Wishes, choose
+from ..fit.account import margin
+from ..inventory.model import Gpu, Host, Model, Pin, Source
+
+#: sources of a model, best first, each with its shape
+Candidates = tuple[tuple[Source, ModelShape], ...]
+_BACKENDS: Mapping[str, Backend] = {"nvidia": "cuda", "amd": "rocm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A configuration of a model that fits on certain cards."""
+
+    source: Source
+    shape: ModelShape
+    settings: Settings
+    account: Account
+    verdict: Verdict
+    concessions: tuple[Concession, ...]
+    num_gpu: int | None
+    notes: tuple[str, ...]
+    margin: int  # bytes of each card's reserve that may be left free by several models together
+
+    @property
+    def whole(self) -> bool:
+        """Whether all layers are on the cards."""
+        return self.account.layers == self.account.layers_total
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """What makes one configuration better than another of the same model; lower is better."""
+        saved = sum(concession.saved_bytes for concession in self.concessions)
+        return (not self.whole, len(self.concessions), saved)
+
+    @property
+    def single_slot(self) -> bool:
+        """Whether Ollama serves one request at a time, whatever OLLAMA_NUM_PARALLEL says."""
+        return self.shape.single_slot or self.shape.is_embedding
+
+    def held(self, card: int) -> int:
+        """Bytes of the `card`-th card that a neighbour can't have: all but the margin, which is for all."""
+        return self.account.per_card[card] - self.margin if self.account.per_card else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why a model does not fit on certain cards."""
+
+    missing: int  # bytes
+    nearest: str  # the nearest change that would do, in words
+
+
+class Fitter:
+    """`fit.choose` for models of one inventory; the answer for equal cards is found once."""
+
+    def __init__(self, candidates: Mapping[str, Candidates]) -> None:
+        self.candidates = candidates
+        self._known: dict[tuple[object, ...], Fit | Misfit] = {}
+        self._least: dict[tuple[object, ...], int] = {}
+
+    def fit(
+        self, model: Model, host: Host, gpus: Sequence[Gpu], used: int = 0, pin: Pin | None = None
+    ) -> Fit | Misfit:
+        """The best configuration on `gpus`, of which others hold `used` bytes each; no card: the CPU."""
+        cards = tuple((gpu.vendor, gpu.vram, gpu.vram - gpu.reserve - used) for gpu in gpus)
+        key = (model.name, _host_key(host), cards, _pin_key(pin))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._choose(model, host, cards, pin)
+        return found
+
+    def least(self, model: Model, host: Host, gpu: Gpu, pin: Pin | None = None) -> int:
+        """Bytes that the least allowed configuration of `model` holds on a card like `gpu`, margin apart."""
+        key = (model.name, _host_key(host), gpu.vendor, gpu.vram, _pin_key(pin))
+        if key not in self._least:
+            found = self._choose(model, host, ((gpu.vendor, gpu.vram, 0),), pin)
+            spare = margin(host.ollama.version)
+            self._least[key] = found.missing - spare if isinstance(found, Misfit) else found.held(0)
+        return self._least[key]
+
+    def _choose(
+        self, model: Model, host: Host, cards: tuple[tuple[str, int, int], ...], pin: Pin | None
+    ) -> Fit | Misfit:
+        candidates = self.candidates[model.name]
+        wishes = wishes_of(model, host, cards[0][0] if cards else "nvidia", pin, len(cards))
+        room = [Card(total, max(0, free)) for _, total, free in cards]
+        try:
+            choice = choose([(source.ref, shape) for source, shape in candidates], wishes, room)
+        except DoesNotFit as problem:
+            return Misfit(problem.missing_bytes, problem.nearest)
+        return _fit(candidates, choice, wishes)
+
+
+def _host_key(host: Host) -> tuple[object, ...]:
+    return (host.ollama.version, host.ollama.flash_attention, host.ollama.kv_cache)
+
+
+def _pin_key(pin: Pin | None) -> tuple[object, ...]:
+    return (pin.low_vram, pin.num_gpu, pin.context) if pin else ()
+
+
+def _fit(candidates: Candidates, choice: Choice, wishes: Wishes) -> Fit:
+    source, shape = candidates[choice.candidate]
+    return Fit(
+        source=source,
+        shape=shape,
+        settings=choice.settings,
+        account=choice.account,
+        verdict=choice.verdict,
+        concessions=choice.concessions,
+        num_gpu=choice.num_gpu,
+        notes=choice.remarks,
+        margin=margin(wishes.version),
+    )
+
+
+def wishes_of(model: Model, host: Host, vendor: str, pin: Pin | None, cards: int) -> Wishes:
+    """What the inventory wishes for `model` on `host`; a pin's words are heard before the model's."""
+    context, least = model.context.want, model.context.at_least
+    if pin and pin.context is not None:
+        context = least = pin.context
+    low_vram = model.low_vram if pin is None or pin.low_vram is None else pin.low_vram
+    num_gpu = model.num_gpu if pin is None or pin.num_gpu is None else pin.num_gpu
+    return Wishes(
+        context=context,
+        context_at_least=min(least, context),
+        parallel=1 if model.embedding else model.parallel,
+        batch=model.batch,
+        batch_at_least=model.batch_at_least,
+        kv_cache=model.kv_cache or host.ollama.kv_cache,
+        kv_cache_at_least=model.kv_cache_at_least,
+        num_gpu=num_gpu if cards else 0,
+        gpu_layers_at_least=model.gpu_layers_at_least,
+        low_vram=low_vram and cards > 0,
+        flash_attention=host.ollama.flash_attention,
+        version=host.ollama.version,
+        backend=_BACKENDS[vendor],
+        order=model.concessions,
+        split=model.split or "layer",
+        shares=model.shares if cards == len(model.shares) else (),
+    )
+
+
+def gib(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.0f} MiB"

@@ -1,0 +1,103 @@
+"""Where every replica goes: pins, what the lock has, what numbers demand, then what is left over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..errors import OgenError
+from ..inventory.model import Inventory, Model
+from .board import Board
+from .deal import Offers, Table, fill, seat_alone, wants_several
+from .fitting import Fitter
+from .kept import Group, keep, keep_left_over
+from .pins import seat_pins
+from .share import share
+from .shortage import shortage
+
+
+def place(inventory: Inventory, fitter: Fitter) -> tuple[Board, list[OgenError]]:
+    """A seat for every replica, or the errors that say which have none, and what would do.
+
+    A lock is left behind only where nothing fits with it: replicas that a number demands first take
+    open cards, then move what the lock has, and at last everything is dealt as if there were no lock.
+    """
+    board, problems, short = _deal(inventory, fitter)
+    if short and inventory.lock and inventory.lock.placements:
+        anew, again, still_short = _deal(replace(inventory, lock=None), fitter)
+        if not still_short:
+            return anew, again
+    return board, [*problems, *(shortage(board, fitter, m, n) for m, n in short.values())]
+
+
+def _deal(
+    inventory: Inventory, fitter: Fitter
+) -> tuple[Board, list[OgenError], dict[str, tuple[Model, int]]]:
+    """The board, errors of pins, and by model how many replicas have no seat."""
+    board = Board(inventory)
+    problems = seat_pins(board, fitter)
+    held = keep(board, fitter)
+    table = Table(board, fitter, _held_spots(held))
+    short = _seat_required(table)
+    keep_left_over(board, fitter, held)
+    table = Table(board, fitter)
+    fill(table, [m for m in inventory.models if m.replicas == "fill" and m.name not in short])
+    return board, problems, short
+
+
+def _held_spots(held: list[Group]) -> dict[tuple[str, int], str]:
+    return {(host.name, gpu.index): models[0].name for host, gpus, models in held for gpu in gpus}
+
+
+def _seat_required(table: Table) -> dict[str, tuple[Model, int]]:
+    """Seats every demanded replica, the hardest first; those left over share a card at last."""
+    waiting: list[Model] = []
+    for model in _hardest_first(table):
+        waiting += [model] * _seat_several(table, model, _missing(table.board, model))
+    for displace_kept in (False, True):
+        waiting = _seat_singles(table, waiting, displace_kept)
+    short: dict[str, tuple[Model, int]] = {}
+    offers: dict[str, Offers] = {}
+    for model in waiting:
+        offer = offers.setdefault(model.name, Offers(table, model))
+        if model.name in short or not (offer.take() or share(table, model)):
+            short[model.name] = (model, short.get(model.name, (model, 0))[1] + 1)
+    return short
+
+
+def _missing(board: Board, model: Model) -> int:
+    """Replicas that must still be seated; `fill` demands one."""
+    wanted = 1 if model.replicas == "fill" else model.replicas
+    return max(0, wanted - board.replicas[model.name])
+
+
+def _hardest_first(table: Table) -> list[Model]:
+    """Models that need several cards, then those that fewest cards hold, then the largest."""
+
+    def key(model: Model) -> tuple[int, int, int]:
+        order = table.order(model)
+        least = min((fit.account.total_gpu_bytes for _, _, fit in order), default=0)
+        return (len(order), -least, table.board.inventory.models.index(model))
+
+    return sorted(table.board.inventory.models, key=key)
+
+
+def _seat_several(table: Table, model: Model, wanted: int) -> int:
+    """Seats replicas over several cards where no single card holds all of the model; returns the rest."""
+    order = table.order(model)
+    if order and order[0][2].verdict == "full" and not wants_several(model):
+        return wanted
+    offers = Offers(table, model)
+    while wanted and offers.take():
+        wanted -= 1
+    return wanted
+
+
+def _seat_singles(table: Table, waiting: list[Model], displace_kept: bool) -> list[Model]:
+    """Seats replicas on cards of their own; returns those for which there is none."""
+    rest: list[Model] = []
+    hopeless: set[str] = set()  # a second replica finds no path where the first found none
+    for model in waiting:
+        if model.name in hopeless or not seat_alone(table, model, displace_kept=displace_kept):
+            hopeless.add(model.name)
+            rest.append(model)
+    return rest

@@ -1,0 +1,39 @@
+"""`plan`: an inventory's wishes become placements, instances, pools and balancers."""
+
+from __future__ import annotations
+
+from ..errors import OgenError, Problems
+from ..inventory.model import Inventory
+from .entries import build_entries
+from .fitting import Fitter
+from .instances import build_instances
+from .model import HostPlan, Plan
+from .place import place
+from .pools import build_pools
+from .remarks import remarks_on
+from .sources import candidates_of
+
+
+def plan(inventory: Inventory) -> Plan:
+    """The plan of `inventory`: a pure function, the same for the same inventory and lock.
+
+    Raises the one PlanError or CatalogError, or Problems with all of them.
+    """
+    candidates, problems = candidates_of(inventory)
+    _raise(problems)
+    board, problems = place(inventory, Fitter(candidates))
+    instances, conflicts = build_instances(board)
+    _raise([*problems, *conflicts])
+    pools = build_pools(inventory, instances)
+    entries, problems = build_entries(inventory, pools, instances)
+    _raise(problems)
+    hosts = tuple(
+        HostPlan(host, instances[host.name], tuple(e for e in entries if host.name in e.hosts))
+        for host in board.hosts
+    )
+    return Plan(inventory, hosts, entries, remarks_on(inventory, instances, pools, entries))
+
+
+def _raise(problems: list[OgenError]) -> None:
+    if problems:
+        raise problems[0] if len(problems) == 1 else Problems(problems)

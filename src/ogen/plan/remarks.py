@@ -1,0 +1,190 @@
+"""What a reviewer should know of a plan that works: figures are measured, see docs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from ..catalog import Era, era
+from ..inventory.model import Host, Inventory, Model
+from .entries import EVERYTHING
+from .model import Entry, Instance, Placement, Pool, Remark
+from .pins import is_out
+
+_NEAR_LAN = "one LAN or one front proxy is one /24"
+
+
+def remarks_on(
+    inventory: Inventory,
+    instances: Mapping[str, tuple[Instance, ...]],
+    pools: Mapping[str, Pool],
+    entries: Iterable[Entry],
+) -> tuple[Remark, ...]:
+    """All remarks: hosts and cards, models on their instances, balancers; each said once."""
+    found = [
+        *_cards(inventory, instances),
+        *_placements(inventory, instances),
+        *(remark for entry in entries for remark in _balancer(entry, instances)),
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+# ------------------------------------------------------------------------------------ hosts and cards
+def _cards(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
+    idle: dict[str, list[str]] = {}
+    for host in inventory.hosts:
+        if host.state == "out":
+            yield Remark(f"{host.name} is out{_because(host.reason)}", host.where, severity="note")
+            continue
+        used = {gpu.index for instance in instances.get(host.name, ()) for gpu in instance.gpus}
+        for gpu in host.gpus:
+            if gpu.state == "out":
+                yield Remark(
+                    f"{host.name} card {gpu.index} is out{_because(gpu.reason)}", gpu.where, severity="note"
+                )
+            elif gpu.index not in used:
+                idle.setdefault(gpu.model, []).append(f"{host.name}/gpu{gpu.index}")
+        for pin in host.pins:
+            if is_out(host, pin):
+                yield Remark(
+                    f"{host.name}: the pinned instance of {', '.join(pin.models)} is left out with its card",
+                    pin.where,
+                )
+        yield from _uuids(inventory, host)
+    for name, places in idle.items():
+        shown = ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
+        yield Remark(
+            f"no model uses {shown} ({name})",
+            hint="`replicas: fill` takes what is left over; a smaller context or quantisation may fit there",
+            severity="note",
+        )
+
+
+def _because(reason: str | None) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _uuids(inventory: Inventory, host: Host) -> Iterator[Remark]:
+    locked = inventory.lock.uuids.get(host.name, {}) if inventory.lock else {}
+    for gpu in host.gpus:
+        if gpu.uuid and locked.get(gpu.index, gpu.uuid) != gpu.uuid:
+            yield Remark(
+                f"{host.name} card {gpu.index}: the inventory says {gpu.uuid}, the lock {locked[gpu.index]}",
+                gpu.where,
+                hint="the inventory is believed; `ogen lock` brings the lock up to date",
+            )
+
+
+# ------------------------------------------------------------------------------------------- models
+def _placements(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
+    hosts = {host.name: host for host in inventory.hosts}
+    for mine in instances.values():
+        for instance in mine:
+            for placement in instance.placements:
+                yield from _placement(hosts[instance.host], instance, placement)
+            if len(instance.placements) > 1 and instance.server.max_loaded_models == 1:
+                names = ", ".join(p.model.name for p in instance.placements)
+                yield Remark(
+                    f"{names} take turns: each change between them is a reload (residency: on_demand)",
+                    instance.placements[0].model.where,
+                    severity="note",
+                )
+    for model in inventory.models:
+        yield from _model(model)
+
+
+def _placement(host: Host, instance: Instance, placement: Placement) -> Iterator[Remark]:
+    model, need = placement.model, placement.account
+    if placement.verdict == "partial":
+        yield Remark(f"{model.name} on {_kind(instance)}: {_partial(placement)}", model.where)
+    elif placement.verdict == "cpu" and instance.gpus:
+        yield Remark(
+            f"{model.name} on {host.name}/{instance.name} runs on the CPU beside a card", model.where
+        )
+    for note in placement.notes:
+        yield Remark(f"{model.name}: {note}", model.where)
+    if len(instance.gpus) > 1 and era(host.ollama.version) is not Era.C and (model.split or model.shares):
+        what = f"split: {model.split}" if model.split else "shares"
+        yield Remark(
+            f"{model.name}: Ollama {host.ollama.version} splits by layers by itself; `{what}` has no effect",
+            model.where,
+            hint="versions from 0.30.0 on can do it",
+        )
+    if len(instance.gpus) > 1 and placement.verdict == "full" and not need.per_card:
+        yield Remark(f"{model.name}: its share of each card is unknown", model.where)
+
+
+def _kind(instance: Instance) -> str:
+    names = sorted({gpu.model for gpu in instance.gpus})
+    return " + ".join(names) if len(instance.gpus) == 1 else f"{len(instance.gpus)} × {', '.join(names)}"
+
+
+def _partial(placement: Placement) -> str:
+    need = placement.account
+    parts = []
+    if need.layers < need.layers_total:
+        parts.append(f"{need.layers} of {need.layers_total} layers on the card")
+    if need.host_kv_bytes and need.layers == need.layers_total:
+        parts.append("KV cache in host memory")
+    if any(c.what == "experts" for c in placement.concessions):
+        parts.append("experts in host memory")
+    return ", ".join(parts or ["not all of it on the card"])
+
+
+def _model(model: Model) -> Iterator[Remark]:
+    if model.replicas == 0:
+        yield Remark(f"{model.name} has no replicas: nobody serves it", model.where, severity="note")
+
+
+# ---------------------------------------------------------------------------------------- balancers
+def _balancer(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
+    balancer = entry.balancer
+    several = any(len(pool.members) > 1 for pool in entry.pools)
+    mixed = any(len({member.weight for member in pool.members}) > 1 for pool in entry.pools)
+    if balancer.strategy == "ip_hash" and several:
+        yield Remark(
+            f"balancer {balancer.name}: ip_hash sends a whole /24 to one instance, and {_NEAR_LAN}: "
+            "of 8 instances one got 100 % of 40 clients' requests (mean wait 27 s, least_conn 0.05 s)",
+            balancer.where,
+            hint="strategy: hash with hash_key: api_key (or header:NAME) spreads clients and keeps each at one",
+        )
+    if balancer.strategy == "round_robin" and mixed:
+        yield Remark(
+            f"balancer {balancer.name}: round_robin over cards of different speed waits for the slowest: "
+            "mean wait 7.2 against 5.1 with least_conn and the same weights",
+            balancer.where,
+            hint="strategy: least_conn",
+        )
+    options = balancer.client_options
+    if balancer.routing != "by_model" and (options.allow is not None or options.max_context is not None):
+        yield Remark(
+            f"balancer {balancer.name}: routing {balancer.routing} does not read requests, so that "
+            "client_options can't be enforced",
+            balancer.where,
+            hint="routing: by_model",
+        )
+    for pool in entry.pools:
+        if len(pool.members) == 1:
+            yield Remark(
+                f"balancer {balancer.name}: {pool.name} has one instance; nginx ignores max_fails then, "
+                "and its restart is an outage",
+                balancer.where,
+                severity="note",
+            )
+        if pool.name == EVERYTHING:
+            yield from _blind(entry, pool, instances)
+
+
+def _blind(entry: Entry, pool: Pool, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
+    """A balancer that can't see models is right only if every instance holds every model."""
+    served = {
+        frozenset(placement.model.name for placement in instance.placements)
+        for mine in instances.values()
+        for instance in mine
+    }
+    if len(served) > 1:
+        yield Remark(
+            f"balancer {entry.balancer.name}: routing single sends any model to any instance, but not every "
+            "instance has every model: some requests are answered 404",
+            entry.balancer.where,
+            hint="routing: by_model, or name one pool",
+        )
