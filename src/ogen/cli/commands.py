@@ -24,8 +24,14 @@ class Entry:
 
 
 SECTIONS: Mapping[str, Mapping[str, Entry]] = {
+    "Start": {
+        "init": Entry("Start a project: inventory, editor settings, CI."),
+    },
     "Look and review (no host is contacted)": {
         "validate": Entry("Check an inventory: every error at once."),
+        "render": Entry("Write every host's files into a folder."),
+        "diff": Entry("Show what an apply would change."),
+        "env": Entry("Print the environment for clients: OLLAMA_HOST and the like."),
         "schema": Entry("Print the inventory's JSON Schema, for editors."),
     },
     "Shell": {

@@ -1,0 +1,101 @@
+"""`ogen diff`: what an apply would change, against the hosts or against a git revision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import console, options
+from .exits import Exit
+
+if TYPE_CHECKING:
+    from ..release.change import Diff
+    from ..release.model import Release
+
+
+@click.command()
+@options.inventory
+@click.option("--base", metavar="REV", help="Compare with this git revision instead; no host is contacted.")
+@options.limit
+@click.option(
+    "--context",
+    metavar="N",
+    type=click.IntRange(0, 1000),
+    default=3,
+    show_default=True,
+    help="Lines around a change.",
+)
+@click.option("--stat", is_flag=True, help="One line for each file.")
+@options.shape("text", "json", "markdown")
+@options.parallel
+def command(
+    path: Path, base: str | None, limit: str | None, context: int, stat: bool, shape: str, parallel: int
+) -> Exit:
+    """Show what an apply would change.
+
+    Without --base the hosts are asked what is in force. A file that somebody changed on its host is
+    told from one that is not applied yet. With --base both sides are rendered here: nothing is
+    contacted, no command of the inventory runs, the git work tree stays as it is.
+
+    Exit code 2 says that there are changes, 0 that there are none.
+    """
+    if base is not None:
+        found = against(path, base, limit, context)
+    else:
+        from .live import compare
+
+        found = compare(path, limit, context, parallel)
+    show(found, shape, stat=stat)
+    return Exit.CHANGES if found.changed else Exit.DONE
+
+
+def against(path: Path, base: str, limit: str | None, context: int) -> Diff:
+    """The inventory at `path` against itself at the git revision `base`."""
+    from ..release.diff import diff
+    from . import project, revision
+
+    with revision.at(path, base) as then:
+        old = () if then is None else _as_it_was(then, base, path)
+    planned, new = project.compiled(path)
+    names = project.limited(planned.inventory, limit)
+    if limit is not None:
+        old, new = project.only(old, names), project.only(new, names)
+    return diff(old, new, context=context, names=(base, "inventory"))
+
+
+def _as_it_was(then: Path, base: str, path: Path) -> tuple[Release, ...]:
+    """The base's releases; its mistakes are told as the base's, not as the inventory's."""
+    from ..errors import DiffError, OgenError, Problems
+    from . import project
+
+    try:
+        return project.compiled(then)[1]
+    except OgenError as error:
+        first = error.errors[0] if isinstance(error, Problems) else error
+        place = f" (line {first.where.line})" if first.where else ""
+        message = str(first.message).replace(str(then.parent), str(path.parent))
+        raise DiffError(
+            f"the inventory at {base} is not valid: {message}{place}",
+            hint="compare with a revision that is; `ogen validate` on that revision shows everything",
+        ) from None
+
+
+def show(diff: Diff, shape: str, *, stat: bool) -> None:
+    """Prints `diff`; a diff without changes is a word on stderr, and stdout stays empty."""
+    from ..release import document, markdown, text
+
+    if shape == "json":
+        console.document({**document.document(diff), "errors": []})
+    elif shape == "markdown":
+        console.raw(markdown.markdown(diff))
+    elif not diff.changed:
+        console.say("no changes")
+    else:
+        form = text.stat if stat else text.unified
+        console.raw(form(diff, _paint if console.colourful() else text.plain))
+
+
+def _paint(text: str, colour: str) -> str:
+    return click.style(text, bold=True) if colour == "bold" else click.style(text, fg=colour)

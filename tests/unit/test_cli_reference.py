@@ -1,0 +1,34 @@
+"""docs/commands.md is what --help says. OGEN_UPDATE_GOLDEN=1 writes it anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from ogen.cli import commands
+from ogen.cli.app import ogen
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "commands.md"
+HEAD = "# Commands\n\nWhat `ogen --help` and `ogen COMMAND --help` print; a test holds this page equal to it.\n"
+
+
+def page() -> str:
+    parts = [HEAD, _block("ogen")]
+    for title, part in commands.SECTIONS.items():
+        parts.append(f"\n## {title}\n")
+        parts += [f"\n### {name}\n{_block('ogen', name)}" for name in part]
+    return "".join(parts)
+
+
+def _block(*words: str) -> str:
+    result = CliRunner(env={"COLUMNS": "100"}).invoke(ogen, [*words[1:], "--help"], terminal_width=100)
+    assert result.exit_code == 0, result.output
+    return f"\n```text\n$ {' '.join(words)} --help\n{result.stdout.rstrip()}\n```\n"
+
+
+def test_the_page_is_what_help_says() -> None:
+    if os.environ.get("OGEN_UPDATE_GOLDEN"):
+        DOCUMENT.write_text(page())
+    assert DOCUMENT.read_text() == page()
