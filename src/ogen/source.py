@@ -130,14 +130,37 @@ class _Frame:
 
 
 def _compose(data: str, text: Text, problems: list[OgenError]) -> Node:
-    return _Composer(text, problems).run(data)
+    """libyaml is fast but reads YAML 1.1, where `[llama3:8b]` is an error; 1.2 allows it.
+
+    So where that is met, such colons go past the parser as another character; where that does not
+    help, or the text has that character itself, ruamel's own slow parser reads it.
+    """
+    try:
+        return _Composer(text, problems).run(_events(data))
+    except _FlowColon:
+        problems.clear()
+    if _COLON not in data:
+        try:
+            return _Composer(text, problems, _COLON).run(_events(_INNER_COLON.sub(_COLON, data)))
+        except _FlowColon:
+            problems.clear()
+    return _Composer(text, problems).run(_events(data, pure=True), pure=True)
+
+
+_COLON = "\ue000"  # of the private use area; its width is 1, so places stay right
+_INNER_COLON = re.compile(r"(?<=[^\s,\[\]{}\"']):(?=[^\s,\[\]{}])")
+
+
+class _FlowColon(Exception):
+    """A colon inside of a plain text in [] or {}, which libyaml does not take."""
 
 
 class _Composer:
     """Builds Nodes from the parser's events, without recursion."""
 
-    def __init__(self, text: Text, problems: list[OgenError]) -> None:
+    def __init__(self, text: Text, problems: list[OgenError], colon: str = "") -> None:
         self.text = text
+        self.colon = colon  # what stands for ":" in scalars
         self.problems = problems
         self.stack: list[_Frame] = []
         self.anchors: dict[str, tuple[Node, int]] = {}
@@ -145,13 +168,15 @@ class _Composer:
         self.root: Node | None = None
         self.nodes = 0
 
-    def run(self, data: str) -> Node:
+    def run(self, events: Iterator[Any], *, pure: bool = False) -> Node:
         from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
         try:
-            for event in _events(data):
+            for event in events:
                 self._take(event)
         except MarkedYAMLError as error:
+            if not pure and error.problem == "found unexpected ':'":
+                raise _FlowColon from None
             raise self._syntax(error) from None
         except YAMLError as error:
             raise self._unreadable(error) from None
@@ -284,6 +309,8 @@ class _Composer:
 
     def _scalar(self, event: Any) -> Node:
         where, tag, written = self._where(event.start_mark), _own_tag(event.tag), event.value
+        if self.colon:
+            written = written.replace(self.colon, ":")
         quoted = event.style in ("'", '"', "|", ">")
         value = written if quoted or tag else _resolve(written)
         forced = _yaml_tag(event.tag)
@@ -292,10 +319,10 @@ class _Composer:
         return Node(value, where, tag, written, quoted or forced == "str")
 
 
-def _events(data: str) -> Iterator[Any]:
+def _events(data: str, *, pure: bool = False) -> Iterator[Any]:
     import ruamel.yaml
 
-    yaml = ruamel.yaml.YAML(typ="safe", pure=False)
+    yaml = ruamel.yaml.YAML(typ="safe", pure=pure)
     yield from yaml.parse(data)
 
 
