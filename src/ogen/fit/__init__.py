@@ -1,5 +1,26 @@
 """VRAM arithmetic and the ladder of concessions: pure numbers."""
 
-from .model import Account, Backend, Card, Concession, KvType, Settings, Verdict
+from .account import account
+from .ladder import choose
+from .model import Account, Backend, Card, Concession, KvType, Settings, Split, Verdict
+from .prediction import evicts, predicted_by_ollama
+from .wishes import ORDER, Choice, DoesNotFit, Wishes
 
-__all__ = ["Account", "Backend", "Card", "Concession", "KvType", "Settings", "Verdict"]
+__all__ = [
+    "ORDER",
+    "Account",
+    "Backend",
+    "Card",
+    "Choice",
+    "Concession",
+    "DoesNotFit",
+    "KvType",
+    "Settings",
+    "Split",
+    "Verdict",
+    "Wishes",
+    "account",
+    "choose",
+    "evicts",
+    "predicted_by_ollama",
+]

@@ -8,6 +8,7 @@ from typing import Literal
 Backend = Literal["cuda", "vulkan", "rocm"]
 KvType = Literal["f16", "q8_0", "q4_0"]
 Verdict = Literal["full", "partial", "cpu"]
+Split = Literal["layer", "row", "tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class Settings:
     experts_on_host: int = 0  # MoE layers whose experts stay in host memory
     version: str = "0.32.15"  # of Ollama
     backend: Backend = "cuda"
+    split: Split = "layer"  # how several cards share the model
+    kv_unified: bool = False  # one cache for all slots; Ollama gives each its own
+    swa_full: bool = False  # sliding window layers keep the whole context
+    margin: int | None = None  # bytes left free on each card; None: what the era's Ollama leaves
 
 
 @dataclass(frozen=True, slots=True)
