@@ -10,25 +10,25 @@ from . import expressions
 from .model import Play, Playbook, Step, Task
 from .modules import FROM_HELLO, fault, normal
 
-#: what the agent's hello reports, by Ansible's names; `services` only after a task `service_facts`
-FACTS: Mapping[str, str] = {
-    "architecture": "the machine's, as `uname -m` says it: x86_64, aarch64",
-    "distribution": "Debian, Ubuntu, …",
-    "distribution_major_version": "12, 22, …",
-    "distribution_release": "the code name: bookworm, jammy, …",
-    "distribution_version": "12.11, 22.04, …",
-    "hostname": "the short host name",
-    "kernel": "the kernel's release",
-    "memtotal_mb": "memory in MiB",
-    "nodename": "the host name as the kernel has it",
-    "os_family": "Debian for Debian and what derives from it, else the distribution",
-    "pkg_mgr": "apt where there is apt-get, else unknown",
-    "processor_nproc": "processors that the agent may use",
-    "python_version": "of the interpreter that runs the agent",
-    "service_mgr": "systemd where it runs, else unknown",
-    "services": "map of unit names, each with `name`, `state`, `status`, `source`",
-    "system": "Linux",
-}
+#: what the agent reports, by Ansible's names (docs/playbooks.md); `services` after a task `service_facts`
+FACTS = (
+    "architecture",
+    "distribution",
+    "distribution_major_version",
+    "distribution_release",
+    "distribution_version",
+    "hostname",
+    "kernel",
+    "memtotal_mb",
+    "nodename",
+    "os_family",
+    "pkg_mgr",
+    "processor_nproc",
+    "python_version",
+    "service_mgr",
+    "services",
+    "system",
+)
 
 
 def compile(  # noqa: A001 (the word of the domain)
@@ -53,7 +53,7 @@ def compile(  # noqa: A001 (the word of the domain)
 def _play(
     play: Play, index: int, facts: Mapping[str, Any], variables: Mapping[str, Any], tags: frozenset[str]
 ) -> Iterator[Step]:
-    known = {k: v for k, v in facts.items() if k != "services"} if play.gather_facts else {}
+    known = {k: facts[k] for k in FACTS if k in facts and k != "services"} if play.gather_facts else {}
     names: dict[str, Any] = {**variables, "ansible_facts": known}
     for name, node in play.vars.items():
         names[name] = expressions.resolve(node, names)

@@ -44,7 +44,7 @@ def check(node: Node) -> None:
                 where=node.where,
                 hint=EXPORT,
             )
-        _guarded(lambda: _environment().parse(node.value), node.where)
+        _guarded(lambda: _environment().compile(node.value), node.where)
 
 
 def check_condition(node: Node) -> None:

@@ -40,7 +40,7 @@ _HINTS = {
 }
 #: plain words that YAML 1.1 (Ansible) and YAML 1.2 (ogen) read differently
 _AMBIGUOUS = re.compile(
-    r"y|Y|yes|Yes|YES|n|N|no|No|NO|on|On|ON|off|Off|OFF|[-+]?0[0-9_]+|0o[0-7]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+"
+    r"yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF|[-+]?0[0-9_]+|0o[0-7]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+"
 )
 _PERCENT = re.compile(r"(100|[1-9]?[0-9])%")
 

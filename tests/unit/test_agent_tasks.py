@@ -1,0 +1,574 @@
+"""The agent's modules: what they change, what they say, and that check mode predicts just that."""
+
+from __future__ import annotations
+
+import ast
+import os
+import stat
+import subprocess
+from collections import namedtuple
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ogen.agent import tasks, tasks_facts, tasks_packages
+from ogen.agent.machine import Done, Machine
+from ogen.agent.tasks_host import Host, group_name, user_name
+from ogen.playbook import FACTS
+from ogen.playbook.modules import FROM_HELLO, MODULES
+
+User = namedtuple("User", "pw_name pw_uid pw_gid pw_dir pw_shell")
+Group = namedtuple("Group", "gr_name gr_gid gr_mem")
+ME, MINE = user_name(os.getuid()), group_name(os.getgid())
+
+
+class Box(Machine):
+    """A machine with packages, units and accounts in memory; says what was run on it."""
+
+    def __init__(self) -> None:
+        self.ran: list[list[str]] = []
+        self.packages: set[str] = set()
+        self.units: dict[str, dict[str, str]] = {}
+        self.answers: list[Done] = []  # to apt-get, before it works
+        self.users: dict[str, Any] = {}
+        self.groups: dict[str, Any] = {}
+
+    def run(self, command: Sequence[str], timeout: float = 60.0, stdin: str = "") -> Done:
+        words = [w for w in command if w not in ("env", "DEBIAN_FRONTEND=noninteractive")]
+        if words[0] == "dpkg-query":
+            return self.query(words[4:])
+        if words[:2] == ["systemctl", "show"]:
+            return self.show(words[-1])
+        self.ran.append(words)
+        return getattr(self, words[0].replace("-", "_"), lambda rest: Done(0, ""))(words[1:])
+
+    def query(self, names: list[str]) -> Done:
+        lines = [f"{n} installed" if n in self.packages else f"{n} config-files" for n in names[1:]]
+        return Done(
+            1,
+            "dpkg-query: no packages found matching x\n"
+            + "\n".join([f"{names[0]} installed"] * (names[0] in self.packages) + lines),
+        )
+
+    def apt_get(self, rest: list[str]) -> Done:
+        if self.answers:
+            return self.answers.pop(0)
+        names = set(rest[rest.index("--") + 1 :]) if "--" in rest else set()
+        self.packages = self.packages | names if "install" in rest else self.packages - names
+        return Done(0, "")
+
+    def show(self, unit: str) -> Done:
+        found = self.units.get(
+            unit, {"LoadState": "not-found", "ActiveState": "inactive", "UnitFileState": ""}
+        )
+        return Done(0, "".join(f"{k}={v}\n" for k, v in found.items()))
+
+    def systemctl(self, rest: list[str]) -> Done:
+        change = {
+            "start": ("ActiveState", "active"),
+            "stop": ("ActiveState", "inactive"),
+            "enable": ("UnitFileState", "enabled"),
+            "disable": ("UnitFileState", "disabled"),
+            "mask": ("UnitFileState", "masked"),
+            "unmask": ("UnitFileState", "disabled"),
+        }.get(rest[0])
+        if change:
+            self.units[rest[-1]][change[0]] = change[1]
+        return Done(0, "")
+
+    def groupadd(self, rest: list[str]) -> Done:
+        self.groups[rest[-1]] = Group(rest[-1], 900 + len(self.groups), [])
+        return Done(0, "")
+
+    def useradd(self, rest: list[str]) -> Done:
+        options = dict(pairwise(rest))
+        group = self.groups[options["-g"]].gr_gid if "-g" in options else 100
+        self.users[rest[-1]] = User(rest[-1], 900, group, options.get("-d", ""), options.get("-s", "/bin/sh"))
+        for name in options.get("-G", "").split(","):
+            if name:
+                self.groups[name].gr_mem.append(rest[-1])
+        return Done(0, "")
+
+
+class Fake(Host):
+    """A host whose accounts are the box's; files lie under `root`."""
+
+    machine: Box
+
+    def user(self, name: str) -> Any:
+        known = User(ME, os.getuid(), os.getgid(), "/", "/bin/sh")
+        return known if name == ME else self.machine.users.get(name)
+
+    def group(self, name: str) -> Any:
+        return Group(MINE, os.getgid(), []) if name == MINE else self.machine.groups.get(name)
+
+    def groups_of(self, user: str) -> list[str]:
+        return sorted(g.gr_name for g in self.machine.groups.values() if user in g.gr_mem)
+
+
+@pytest.fixture
+def box() -> Box:
+    return Box()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = tmp_path / "root"
+    (made / "usr/sbin").mkdir(parents=True)
+    (made / "srv").mkdir()
+    return made
+
+
+@pytest.fixture
+def do(box: Box, root: Path) -> Any:
+    """Runs one step: predicts it, does it, does it again; returns the result of the doing."""
+
+    def run(module: str, check_only: bool = False, **args: Any) -> dict[str, Any]:
+        predicted = one(module, args, Fake(True, str(root), box))
+        if check_only:
+            return predicted
+        done = one(module, args, Fake(False, str(root), box))
+        assert (predicted["changed"], predicted["diff"]) == (done["changed"], done["diff"])
+        if not done["failed"] and args.get("state") not in ("touch", "restarted", "reloaded"):
+            again = one(module, args, Fake(False, str(root), box))
+            assert (again["changed"], again["failed"]) == (False, False)
+        return done
+
+    return run
+
+
+def one(module: str, args: dict[str, Any], host: Host) -> dict[str, Any]:
+    step = {"module": module, "args": args, "name": "x", "notify": [], "handler": False}
+    out = tasks.run({"steps": [step]}, lambda r: None, host)
+    return dict(out["results"][0])
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+# ------------------------------------------------------------------------------------ file and copy
+def test_folder_with_those_above_it(do: Any, root: Path) -> None:
+    done = do("file", path="/srv/a/b", state="directory", mode="0750", owner=ME, group=MINE)
+    assert done["changed"]
+    assert done["diff"] == {"before": "state: absent\n", "after": "state: directory\n"}
+    assert mode(root / "srv/a") == mode(root / "srv/a/b") == 0o750
+
+
+def test_check_mode_touches_nothing(do: Any, root: Path) -> None:
+    before = sorted(os.walk(root))
+    assert do("file", True, path="/srv/a/b", state="directory")["changed"]
+    assert do("copy", True, dest="/srv/x", content="x")["changed"]
+    assert do("file", True, path="/srv/l", state="link", src="/x")["changed"]
+    assert do("file", True, path="/srv/t", state="touch")["changed"]
+    assert sorted(os.walk(root)) == before
+
+
+def test_mode_of_a_folder_that_is_there(do: Any, root: Path) -> None:
+    (root / "srv/a").mkdir(mode=0o700)
+    done = do("file", path="/srv/a", state="directory", mode="0755")
+    assert done["msg"] == "mode: 0700 → 0755"
+    assert mode(root / "srv/a") == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_owner(do: Any, root: Path, box: Box) -> None:
+    box.users["ollama"] = User("ollama", 12345, 12346, "", "")
+    box.groups["ollama"] = Group("ollama", 12346, [])
+    (root / "srv/a").mkdir()
+    done = do("file", path="/srv/a", state="directory", owner="ollama", group="ollama")
+    assert done["diff"]["after"] == "owner: ollama\ngroup: ollama\n"
+    found = (root / "srv/a").stat()
+    assert (found.st_uid, found.st_gid) == (12345, 12346)
+
+
+def test_unknown_owner(do: Any) -> None:
+    assert (
+        "no user is named 'nobody-here'"
+        in do("file", path="/srv", state="directory", owner="nobody-here")["msg"]
+    )
+
+
+def test_link(do: Any, root: Path) -> None:
+    assert do("file", path="/srv/l", state="link", src="/one")["changed"]
+    assert do("file", path="/srv/l", state="link", src="/two")["msg"] == "src: /one → /two"
+    assert (root / "srv/l").readlink() == Path("/two")
+    (root / "srv/f").write_text("x")
+    assert "no symlink" in do("file", path="/srv/f", state="link", src="/two")["msg"]
+
+
+def test_absent(do: Any, root: Path) -> None:
+    (root / "srv/f").write_text("x")
+    (root / "srv/d").mkdir()
+    (root / "srv/full/x").mkdir(parents=True)
+    assert do("file", path="/srv/f", state="absent")["changed"]
+    assert do("file", path="/srv/d", state="absent")["changed"]
+    assert not do("file", path="/srv/none/x", state="absent")["changed"]
+    assert "still holds" in do("file", path="/srv/full", state="absent")["msg"]
+    assert sorted(p.name for p in (root / "srv").iterdir()) == ["full"]
+
+
+def test_touch_and_file(do: Any, root: Path) -> None:
+    assert "is not there" in do("file", path="/srv/t", state="file")["msg"]
+    assert do("file", path="/srv/t", state="touch", mode="0600")["changed"]
+    assert mode(root / "srv/t") == 0o600
+    assert do("file", path="/srv/t", state="touch")["changed"]
+    assert do("file", path="/srv/t", state="file", mode="0644")["msg"] == "mode: 0600 → 0644"
+
+
+def test_copy(do: Any, root: Path) -> None:
+    done = do("copy", dest="/srv/x", content="one\n", mode="0600")
+    assert done["diff"] == {"before": "", "after": "one\n"}
+    inode = (root / "srv/x").stat().st_ino
+    assert not do("copy", dest="/srv/x", content="one\n")["changed"]
+    assert (root / "srv/x").stat().st_ino == inode
+    assert do("copy", dest="/srv/x", content="two\n")["diff"] == {"before": "one\n", "after": "two\n"}
+    assert mode(root / "srv/x") == 0o600
+    assert [p.name for p in (root / "srv").iterdir()] == ["x"]
+
+
+def test_copy_needs_its_folder(do: Any, root: Path) -> None:
+    assert "folder" in one("copy", {"dest": "/no/x", "content": ""}, Fake(False, str(root), Box()))["msg"]
+    assert "is a folder" in do("copy", dest="/srv", content="")["msg"]
+
+
+def test_copy_replaces_a_symlink_instead_of_following_it(do: Any, root: Path) -> None:
+    (root / "srv/secret").write_text("keep")
+    (root / "srv/x").symlink_to("secret")
+    assert do("copy", dest="/srv/x", content="new")["changed"]
+    assert (root / "srv/secret").read_text() == "keep"
+    assert not (root / "srv/x").is_symlink()
+
+
+def test_roots_symlinks_are_followed(do: Any, root: Path) -> None:
+    (root / "data/models").mkdir(parents=True)
+    (root / "srv/abs").symlink_to("/data")
+    (root / "srv/rel").symlink_to("../data/models")
+    assert do("file", path="/srv/abs/models/blobs", state="directory")["changed"]
+    assert do("file", path="/srv/rel/manifests", state="directory")["changed"]
+    assert not do("file", path="/srv/rel", state="directory")["changed"]
+    assert sorted(p.name for p in (root / "data/models").iterdir()) == ["blobs", "manifests"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a symlink of another user")
+@pytest.mark.parametrize("path", ["/srv/evil/x", "/srv/evil"])
+def test_others_symlinks_are_not(do: Any, root: Path, path: str) -> None:
+    (root / "etc").mkdir()
+    (root / "srv/evil").symlink_to("/etc")
+    os.lchown(root / "srv/evil", 12345, 12345)
+    assert "does not belong to root" in do("file", path=path, state="directory", mode="0777")["msg"]
+    assert mode(root / "etc") == 0o755
+    assert not list((root / "etc").iterdir())
+
+
+def test_hard_links_keep_their_owner_and_mode(do: Any, root: Path) -> None:
+    (root / "srv/shadow").write_text("x")
+    os.link(root / "srv/shadow", root / "srv/x")
+    assert "hard links" in do("file", path="/srv/x", state="file", mode="0777")["msg"]
+
+
+def test_loops_of_symlinks_end(do: Any, root: Path) -> None:
+    (root / "srv/a").symlink_to("b")
+    (root / "srv/b").symlink_to("a")
+    assert "too many symlinks" in do("file", path="/srv/a/x", state="directory")["msg"]
+
+
+@pytest.mark.parametrize("path", ["relative", "/srv/../etc", "/", ""])
+def test_paths_that_are_none(do: Any, path: str) -> None:
+    assert do("file", path=path, state="directory")["failed"]
+
+
+# -------------------------------------------------------------------------------- group and user
+def test_group(do: Any, box: Box) -> None:
+    assert do("group", name="render", system=True)["changed"]
+    assert box.ran == [["groupadd", "-r", "render"]]
+    assert not do("group", name="none", state="absent")["changed"]
+
+
+def test_user_is_made_once(do: Any, box: Box, root: Path) -> None:
+    box.groups.update(ollama=Group("ollama", 900, []), video=Group("video", 44, []))
+    (root / "h").mkdir()
+    do(
+        "user",
+        name="ollama",
+        system=True,
+        group="ollama",
+        groups=["video"],
+        append=True,
+        home="/h",
+        shell="/s",
+    )
+    assert box.ran == [
+        ["useradd", "-r", "-d", "/h", "-s", "/s", "-g", "ollama", "-G", "video", "-m", "ollama"],
+    ]
+
+
+def test_user_gains_what_is_missing(box: Box, root: Path) -> None:
+    box.users["ollama"] = User("ollama", 900, 900, "/old", "/bin/false")
+    box.groups.update(
+        ollama=Group("ollama", 900, []), video=Group("video", 44, []), disk=Group("disk", 6, ["ollama"])
+    )
+    args = {"name": "ollama", "groups": ["video"], "append": True, "shell": "/s", "create_home": False}
+    done = one("user", args, Fake(False, str(root), box))
+    assert done["msg"] == "shell: /bin/false → /s, groups: disk → disk,video"
+    assert box.ran == [["usermod", "-s", "/s", "-G", "disk,video", "ollama"]]
+    box.ran.clear()
+    one("user", {**args, "append": False}, Fake(False, str(root), box))
+    assert box.ran == [["usermod", "-s", "/s", "-G", "video", "ollama"]]
+
+
+def test_users_home_is_made_later(box: Box, root: Path) -> None:
+    box.users[ME] = User(ME, os.getuid(), os.getgid(), "/", "/bin/sh")
+    box.users["x"] = User("x", os.getuid(), os.getgid(), "/srv/home", "/bin/sh")
+    assert one("user", {"name": "x"}, Fake(True, str(root), box))["changed"]
+    assert one("user", {"name": "x"}, Fake(False, str(root), box))["changed"]
+    assert (root / "srv/home").is_dir()
+
+
+def test_user_without_its_group(do: Any) -> None:
+    assert "no group is named 'none'" in do("user", name="x", groups=["none"])["msg"]
+
+
+# ---------------------------------------------------------------------------------------- packages
+def test_apt_installs_what_is_missing(do: Any, box: Box) -> None:
+    box.packages = {"zstd"}
+    done = do("apt", name=["zstd", "nginx"], update_cache=True, install_recommends=False)
+    assert done["diff"] == {"before": "nginx: absent\n", "after": "nginx: present\n"}
+    assert [words[-1] for words in box.ran] == ["update", "nginx"]
+    assert "--no-install-recommends" in box.ran[1]
+    assert "Dpkg::Options::=--force-confold" in box.ran[1]
+
+
+def test_apt_fetches_no_lists_when_all_is_there(do: Any, box: Box) -> None:
+    box.packages = {"zstd"}
+    assert not do("apt", name=["zstd"], update_cache=True)["changed"]
+    assert box.ran == []
+
+
+def test_apt_removes(do: Any, box: Box) -> None:
+    box.packages = {"zstd"}
+    assert do("apt", name=["zstd", "nginx"], state="absent")["changed"]
+    assert box.ran[0][-3:] == ["remove", "--", "zstd"]
+
+
+def test_apt_says_why(box: Box, root: Path) -> None:
+    box.answers = [Done(100, "Reading package lists...\nE: Unable to locate package zsdt\n")]
+    done = one("apt", {"name": ["zsdt"]}, Fake(False, str(root), box))
+    assert done["failed"]
+    assert done["msg"] == "apt-get install zsdt\nE: Unable to locate package zsdt"
+
+
+def test_apt_mends_an_interrupted_dpkg(box: Box, root: Path) -> None:
+    box.answers = [Done(100, "E: dpkg was interrupted, you must manually run 'dpkg --configure -a'")]
+    assert one("apt", {"name": ["zstd"]}, Fake(False, str(root), box))["changed"]
+    assert [words[0] for words in box.ran] == ["apt-get", "dpkg", "apt-get"]
+
+
+def test_apt_does_not_believe_an_exit_status(box: Box, root: Path) -> None:
+    box.answers = [Done(0, "")]
+    assert "did nothing about zstd" in one("apt", {"name": ["zstd"]}, Fake(False, str(root), box))["msg"]
+
+
+def test_policy_says_no_only_while_apt_runs(box: Box, root: Path) -> None:
+    policy = root / "usr/sbin/policy-rc.d"
+    codes = []
+
+    def apt_get(rest: list[str]) -> Done:
+        codes.append(subprocess.run([policy]).returncode)
+        return Done(100, "E: broken")
+
+    box.apt_get = apt_get  # type: ignore[method-assign]
+    one("apt", {"name": ["nginx"], "policy_rc_d": 101}, Fake(False, str(root), box))
+    assert codes == [101]
+    assert not policy.exists()
+
+
+def test_a_policy_that_was_left_behind_says_yes_and_goes(box: Box, root: Path) -> None:
+    policy = root / "usr/sbin/policy-rc.d"
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    with tasks_packages._policy(101, Fake(False, str(root), box)):
+        policy.write_text(policy.read_text().replace(str(os.getpid()), str(gone.pid)))
+        policy.with_name("kept").write_text(policy.read_text())
+    policy.with_name("kept").rename(policy)
+    policy.chmod(0o755)
+    assert subprocess.run([policy]).returncode == 0
+    assert one("apt", {"name": ["nginx"], "policy_rc_d": 101}, Fake(False, str(root), box))["changed"]
+    assert not policy.exists()
+
+
+def test_the_machines_own_policy_stays(box: Box, root: Path) -> None:
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    assert one("apt", {"name": ["nginx"], "policy_rc_d": 101}, Fake(False, str(root), box))["changed"]
+    assert policy.read_text() == "#!/bin/sh\nexit 101\n"
+
+
+# ---------------------------------------------------------------------------------------- services
+def unit(active: str = "active", enabled: str = "enabled", load: str = "loaded") -> dict[str, str]:
+    return {"LoadState": load, "ActiveState": active, "UnitFileState": enabled}
+
+
+def test_service_is_stopped_and_disabled(do: Any, box: Box) -> None:
+    box.units["ollama.service"] = unit()
+    done = do("systemd_service", name="ollama", state="stopped", enabled=False)
+    assert done["diff"]["before"] == "enabled: true\nstate: active\n"
+    assert [words[1] for words in box.ran] == ["disable", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("found", "args", "verbs"),
+    [
+        (unit("inactive", "disabled"), {"state": "started", "enabled": True}, ["enable", "start"]),
+        (unit("failed"), {"state": "stopped"}, []),
+        (unit("activating"), {"state": "started"}, []),
+        (unit("inactive", "static"), {"enabled": False}, []),
+        (unit(), {"masked": True}, ["mask"]),
+        (unit("inactive", "masked", "masked"), {"masked": False, "enabled": True}, ["unmask", "enable"]),
+        (unit(), {"state": "restarted", "daemon_reload": True}, ["daemon-reload", "restart"]),
+        (unit("inactive"), {"state": "reloaded"}, ["start"]),
+    ],
+)
+def test_service_states(
+    box: Box, root: Path, found: dict[str, str], args: dict[str, Any], verbs: list[str]
+) -> None:
+    box.units["x.service"] = found
+    done = one("systemd_service", {"name": "x.service", **args}, Fake(False, str(root), box))
+    assert [words[1] for words in box.ran] == verbs
+    assert done["changed"] == bool([v for v in verbs if v != "daemon-reload"])
+
+
+def test_service_of_a_package_to_come(box: Box, root: Path) -> None:
+    steps = [
+        {"module": "apt", "args": {"name": ["nginx"]}, "name": "a", "notify": ["off"], "handler": False},
+        {
+            "module": "systemd_service",
+            "args": {"name": "nginx", "enabled": False},
+            "name": "off",
+            "notify": [],
+            "handler": True,
+        },
+    ]
+    out = tasks.run({"steps": steps}, lambda r: None, Fake(True, str(root), box))
+    assert [r["changed"] for r in out["results"]] == [True, True]
+    assert (
+        "no unit"
+        in one("systemd_service", {"name": "nginx", "enabled": False}, Fake(True, str(root), box))["msg"]
+    )
+
+
+# --------------------------------------------------------------------------------- command and run
+def test_command(box: Box, root: Path) -> None:
+    host = Fake(False, str(root), box)
+    assert one("command", {"cmd": "make 'a b'", "creates": "/srv/x"}, host)["changed"]
+    assert box.ran == [["make", "a b"]]
+    (root / "srv/x").write_text("")
+    assert not one("command", {"argv": ["make"], "creates": "/srv/x"}, host)["changed"]
+    assert "neither" in one("command", {"creates": "/y"}, host)["msg"]
+
+
+def test_a_tool_that_is_missing(root: Path) -> None:
+    done = one("command", {"cmd": "ogen-no-such-tool", "creates": "/x"}, Host(False, str(root)))
+    assert done["msg"].startswith("ogen-no-such-tool: exit 127")
+
+
+def step(
+    title: str, module: str = "fail", notify: Sequence[str] = (), handler: bool = False, **args: Any
+) -> dict[str, Any]:
+    return {"module": module, "args": args, "name": title, "notify": list(notify), "handler": handler}
+
+
+@pytest.mark.parametrize(("force", "ran"), [(False, ["a", "b"]), (True, ["a", "b", "call"])])
+def test_the_first_failure_ends_the_run(box: Box, root: Path, force: bool, ran: list[str]) -> None:
+    steps = [
+        step("a", "copy", ["call"], dest="/srv/a", content=""),
+        step("b", msg="no"),
+        step("c", "copy", dest="/srv/c", content=""),
+        step("call", "copy", handler=True, dest="/srv/call", content=""),
+        step("idle", "copy", handler=True, dest="/srv/idle", content=""),
+    ]
+    seen: list[str] = []
+    document = {"steps": steps, "force_handlers": force}
+    out = tasks.run(document, lambda r: seen.append(r["name"]), Fake(False, str(root), box))
+    assert seen == [r["name"] for r in out["results"]] == ran
+    assert (out["failed"], out["changed"]) == (True, len(ran) - 1)
+    assert out["results"][1]["msg"] == "no"
+
+
+def test_check_mode_knows_what_earlier_steps_make(box: Box, root: Path) -> None:
+    steps = [
+        step("g", "group", name="ollama"),
+        step("u", "user", name="ollama", group="ollama", create_home=False),
+        step("f", "file", path="/srv/m/blobs", state="directory", owner="ollama", group="ollama"),
+    ]
+    out = tasks.run({"steps": steps}, lambda r: None, Fake(True, str(root), box))
+    assert [(r["changed"], r["failed"]) for r in out["results"]] == [(True, False)] * 3
+    assert box.ran == []
+
+
+def test_unknown_module(box: Box, root: Path) -> None:
+    assert "no such module" in one("reboot", {}, Fake(False, str(root), box))["msg"]
+
+
+def test_umask_of_the_login_does_not_matter(box: Box, root: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        one("file", {"path": "/srv/t", "state": "touch"}, Fake(False, str(root), box))
+        assert mode(root / "srv/t") == 0o644
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+
+
+# ------------------------------------------------------------------------------------------- facts
+def test_facts_are_those_that_playbooks_know() -> None:
+    assert set(tasks_facts.facts()) == set(FACTS)
+
+
+@pytest.mark.parametrize(
+    ("release", "point", "wanted"),
+    [
+        (
+            'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm',
+            "12.11",
+            ("Debian", "12.11", "12", "bookworm", "Debian"),
+        ),
+        (
+            'ID=debian\nVERSION_ID="13"\nVERSION_CODENAME=trixie',
+            "trixie/sid",
+            ("Debian", "13", "13", "trixie", "Debian"),
+        ),
+        (
+            'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="22.04"\nVERSION_CODENAME=jammy',
+            "bookworm/sid",
+            ("Ubuntu", "22.04", "22", "jammy", "Debian"),
+        ),
+        ("ID=fedora\nVERSION_ID=40", "", ("Fedora", "40", "40", "", "Fedora")),
+    ],
+)
+def test_facts_of_distributions(root: Path, release: str, point: str, wanted: tuple[str, ...]) -> None:
+    (root / "etc").mkdir()
+    (root / "etc/os-release").write_text(release)
+    (root / "etc/debian_version").write_text(point)
+    found = tasks_facts.facts(str(root))
+    keys = (
+        "distribution",
+        "distribution_version",
+        "distribution_major_version",
+        "distribution_release",
+        "os_family",
+    )
+    assert tuple(found[key] for key in keys) == wanted
+
+
+# ---------------------------------------------------------------------------------------- the whole
+def test_the_agent_has_every_module_that_playbooks_know() -> None:
+    assert set(tasks.MODULES) == set(MODULES) - FROM_HELLO
+
+
+def test_the_source_is_python_3_8() -> None:
+    for path in sorted(Path(tasks.__file__).parent.glob("tasks*.py")):
+        ast.parse(path.read_text(), feature_version=(3, 8))
