@@ -282,16 +282,15 @@ def test_store_has_the_real_format(box: Box) -> None:
     kinds = [layer["mediaType"].rpartition(".")[2] for layer in made["layers"]]
     assert kinds == ["model", "template", "params"]
     assert made["layers"][0] == base["layers"][0]
-    assert made["layers"][0]["size"] == 4_850_000_000
     for layer in [made["config"], *made["layers"]]:
         blob = (box.models / "blobs" / layer["digest"].replace(":", "-")).read_bytes()
         assert "sha256:" + hashlib.sha256(blob).hexdigest() == layer["digest"]
-        assert layer["size"] == len(blob) or layer["mediaType"].endswith(".model")
+        assert layer["size"] == len(blob)
     assert blob == b'{"num_ctx":2048,"stop":["a"]}\n'
     text = (box.models / "manifests/registry.ollama.ai/library/a/latest").read_bytes()
     shown = {m["name"]: m for m in box.get("/api/tags")["models"]}
     assert shown["a:latest"]["digest"] == hashlib.sha256(text).hexdigest()
-    assert shown["a:latest"]["size"] == sum(layer["size"] for layer in [made["config"], *made["layers"]])
+    assert 4_850_000_000 < shown["a:latest"]["size"] < 4_850_001_000  # pretended: 8 billion at 4.85 bits
     box.post("/api/create", model="c", **{"from": "a"}, parameters={"num_ctx": 1024})
     assert json.loads(box.post("/api/show", model="c")["parameters"].split("\n")[0].split()[-1]) == 1024
     assert 'stop                           "a"' in box.post("/api/show", model="c")["parameters"]
