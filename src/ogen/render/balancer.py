@@ -1,0 +1,220 @@
+"""An nginx for one balancer on one host: upstreams, servers, router, keys."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import RenderError
+from ..inventory.model import Balancer
+from ..plan.model import Entry, Member, Pool
+from ..release.model import BalancerProof, File
+from .engine import Engine
+from .keys import Reveal, key_lines
+
+MARK = "OGEN-RELEASE-HASH"  # replaced by the hash of everything else
+ROUTED = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions",
+          "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")  # fmt: skip
+GATHERED = (("/api/tags", "tags"), ("/api/ps", "ps"), ("/api/version", "version"), ("/v1/models", "models"))
+_ERRORS = (
+    (400, "400", "bad request"),
+    (401, "401", "a valid key is required"),
+    (403, "403", "not allowed here"),
+    (404, "404", "not found"),
+    (405, "405", "method not allowed"),
+    (413, "413", "the request body is too large"),
+    (414, "414 494", "the request line or header is too large"),
+    (429, "429", "too many requests"),
+    (500, "500", "the balancer failed"),
+    (502, "502", "no instance answers"),
+    (503, "503", "no instance is free"),
+    (504, "504", "the instance did not answer in time"),
+)
+_METHODS = {
+    "round_robin": "",
+    "least_conn": "least_conn",
+    "ip_hash": "ip_hash",
+    "random": "random two least_conn",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A balancer's files and what proves that they are in force."""
+
+    files: tuple[File, ...]
+    proof: BalancerProof
+
+
+def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | None) -> Rendered:
+    """The files of `entry` on `host`, without the unit. `reveal` gives the text of secrets."""
+    balancer = entry.balancer
+    own = balancer.into == "own"
+    folder = f"/etc/ogen/current/balancers/{balancer.name}"
+    config = f"{folder}/nginx.conf" if own else f"/etc/nginx/conf.d/ogen-{balancer.name}.conf"
+    if not own and balancer.routing == "by_model":
+        raise RenderError(
+            "routing by_model loads a module, which a file in conf.d can't",
+            where=balancer.where,
+            hint="use `into: own`, or routing per_port or single",
+        )
+    values = _values(entry, host, folder)
+    name = "nginx.conf.j2" if own else "nginx-conf.d.conf.j2"
+    files = [File(config, engine.render(name, values, balancer.where).encode(), where=balancer.where)]
+    if balancer.routing == "by_model":
+        text = engine.render("router.js.j2", {**values, **_routes(entry, values)}, balancer.where)
+        files.append(File(f"{folder}/router.js", text.encode(), where=balancer.where))
+    if balancer.keys is not None:
+        lines = {"name": balancer.name, "keys": key_lines(balancer.keys, reveal)}
+        text = engine.render("keys.conf.j2", lines, balancer.where)
+        files.append(
+            File(f"{folder}/keys.conf", text.encode(), mode=0o600, secret=True, where=balancer.where)
+        )
+    digest = _digest(files)
+    files[0] = File(config, files[0].content.replace(MARK.encode(), digest.encode()), where=balancer.where)
+    unit = f"ogen-balancer-{balancer.name}.service" if own else "nginx.service"
+    prefix = str(values["prefix"]) if own else ""
+    proof = BalancerProof(unit, balancer.name, config, str(values["socket"]), digest, prefix)
+    return Rendered(tuple(files), proof)
+
+
+def _digest(files: Sequence[File]) -> str:
+    """16 hex digits over the files, without the line that is to hold them."""
+    total = hashlib.sha256()
+    for file in files:
+        lines = file.content.splitlines(keepends=True)
+        total.update(b"".join(line for line in lines if MARK.encode() not in line) + b"\0")
+    return total.hexdigest()[:16]
+
+
+def _values(entry: Entry, host: str, folder: str) -> dict[str, Any]:
+    balancer = entry.balancer
+    own = balancer.into == "own"
+    router = balancer.routing == "by_model"
+    ident = "ogen" if own else "ogen_" + re.sub(r"[^a-z0-9]", "_", balancer.name.lower())
+    pools = [_pool(pool, host, ident if not own else "") for pool in entry.pools if pool.members]
+    log = [f',"key":"${ident}_key"'] if balancer.keys else []
+    log += [f',"model":"${ident}_model","pool":"${ident}_pool"'] if router else []
+    options = balancer.client_options
+    return {
+        "name": balancer.name,
+        "host": host,
+        "id": ident,
+        "routing": balancer.routing,
+        "router": router,
+        "enforced": router and (options.allow is not None or options.max_context is not None),
+        "prefix": f"/run/ogen-balancer-{balancer.name}",
+        "socket": f"/run/ogen-balancer-{balancer.name}" + ("/release.sock" if own else ".sock"),
+        "release": MARK,
+        "workers": balancer.workers or "auto",
+        "access_log": f"logs/balancer-{balancer.name}.log"
+        if own
+        else f"/var/log/nginx/ogen-{balancer.name}.log",
+        "log_extra": "".join(log),
+        "keys": ("keys.conf" if own else f"{folder}/keys.conf") if balancer.keys else "",
+        "strategy": _strategy(balancer, ident),
+        "pools": pools,
+        "servers": _servers(entry, pools),
+        "max_fails": balancer.max_fails,
+        "fail_timeout": balancer.fail_timeout,
+        "connect_timeout": balancer.connect_timeout,
+        "read_timeout": balancer.read_timeout,
+        "retry_within": max(balancer.read_timeout - 1, balancer.read_timeout / 2),
+        "max_body": balancer.max_body,
+        "tls": {"certificate": balancer.tls.certificate, "key": balancer.tls.key} if balancer.tls else None,
+        "allow": [_network(text, balancer) for text in balancer.allow],
+        "errors": [_error(ident, *error) for error in _ERRORS],
+        "routed": ROUTED,
+        "gathered": GATHERED,
+        "paths": sorted((*ROUTED, *(path for path, _ in GATHERED))),
+    }
+
+
+def _error(ident: str, status: int, codes: str, text: str) -> dict[str, Any]:
+    header = {401: "WWW-Authenticate Bearer", 405: "Allow POST"}.get(status, "")
+    text = f"${{{ident}_error}}{text}${{{ident}_end}}"
+    return {"status": status, "codes": codes, "text": text, "header": header}
+
+
+def _network(text: str, balancer: Balancer) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise RenderError(
+            f"{text!r} is not a network", where=balancer.where, hint="like 10.0.0.0/8"
+        ) from None
+
+
+def _strategy(balancer: Balancer, ident: str) -> str:
+    """The directive of the upstreams; empty for round robin, which is nginx's own."""
+    if balancer.strategy != "hash":
+        return _METHODS[balancer.strategy]
+    wanted = balancer.hash_key or ""
+    if wanted == "api_key" and balancer.keys:
+        return f"hash ${ident}_key consistent"
+    if wanted.startswith("header:"):
+        header = re.sub(r"[^a-z0-9]", "_", wanted[len("header:") :].strip().lower())
+        return f"hash $http_{header} consistent"
+    return "hash $remote_addr consistent"
+
+
+def upstream_name(pool: str) -> str:
+    """A name for nginx that is unique: what had to be replaced comes back as a hash."""
+    plain = re.sub(r"[^a-z0-9]+", "_", pool.lower()).strip("_")[:40]
+    same = plain == pool
+    return f"pool_{plain}" if same else f"pool_{plain}_{hashlib.sha256(pool.encode()).hexdigest()[:6]}"
+
+
+def _pool(pool: Pool, host: str, prefix: str) -> dict[str, Any]:
+    servers = [_server(member, host) for member in pool.members]
+    zone = max(64, -(-len(servers) * 2 // 64) * 64)  # KiB; nginx keeps about 1 KiB for each server
+    name = upstream_name(pool.name)
+    return {
+        "name": pool.name,
+        "upstream": f"{prefix}_{name}" if prefix else name,
+        "zone": zone,
+        "slots": sum(member.slots for member in pool.members),
+        "servers": servers,
+        "context": pool.context,
+    }
+
+
+def _server(member: Member, host: str) -> dict[str, Any]:
+    """A member as this host reaches it: its own instances by loopback."""
+    address = "127.0.0.1" if member.host == host else member.address
+    return {"address": address, "port": member.port, "weight": max(1, member.weight)}
+
+
+def _servers(entry: Entry, pools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One address to listen on for all, or one for each pool."""
+    balancer = entry.balancer
+    if balancer.routing != "per_port":
+        return [
+            {"listen": _listen(balancer, balancer.listen), "upstream": pools[0]["upstream"] if pools else ""}
+        ]
+    return [
+        {"listen": _listen(balancer, entry.ports[pool["name"]]), "upstream": pool["upstream"]}
+        for pool in pools
+    ]
+
+
+def _listen(balancer: Balancer, port: int) -> str:
+    if balancer.address is None:
+        return str(port)
+    return f"[{balancer.address}]:{port}" if ":" in balancer.address else f"{balancer.address}:{port}"
+
+
+def _routes(entry: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The router's tables: names to pools, pools to contexts, what clients may ask for."""
+    upstream = {pool["name"]: pool["upstream"] for pool in values["pools"]}
+    options = entry.balancer.client_options
+    return {
+        "pool_of": {name: upstream.get(pool.name) for pool in entry.pools for name in pool.names},
+        "pools": {pool["upstream"]: {"context": pool["context"]} for pool in values["pools"]},
+        "allowed_options": None if options.allow is None else sorted(options.allow),
+        "max_context": options.max_context,
+    }

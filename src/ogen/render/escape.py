@@ -1,0 +1,157 @@
+"""How text enters a file: one filter for each language, so that free text always comes out inert."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import RenderError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_PLAIN = re.compile(r"[A-Za-z0-9_=./:,@+-]*")
+_PATH = re.compile(r"(?:/[A-Za-z0-9._+@,=-]+)+/?|/")
+_BREAKS = re.compile(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+
+
+def comment(value: object) -> str:
+    """Text for a comment of one line, in any language: whatever could end the line is a space."""
+    return _CONTROL.sub(" ", str(value)).strip()
+
+
+def path(value: object) -> str:
+    """An absolute path that needs no quoting in any of the files that ogen writes."""
+    text = str(value)
+    if not _PATH.fullmatch(text) or ".." in text.split("/"):
+        raise RenderError(
+            f"{text!r} can't be written into a unit",
+            hint="use an absolute path of letters, digits and ._+@,=-",
+        )
+    return text
+
+
+# ------------------------------------------------------------------------------------- systemd
+def unit_text(value: object) -> str:
+    """A plain value of a unit file: no specifiers, no continued line. Control characters become spaces."""
+    return comment(value).replace("\\", "\\\\").replace("%", "%%")
+
+
+def environment(value: object) -> str:
+    """`NAME=text` as the right side of `Environment=`; systemd.exec(5), systemd.syntax(7).
+
+    Raises RenderError for characters that systemd refuses in a variable: control characters but tab
+    and newline, and code points that are no UTF-8.
+    """
+    text = str(value)
+    if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text) or not encodable(text):
+        raise RenderError(f"an environment variable can't hold a control character: {text[:60]!r}")
+    if _PLAIN.fullmatch(text):
+        return text
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return '"' + quoted.replace("\n", "\\n").replace("\t", "\\t") + '"'
+
+
+def encodable(text: str) -> bool:
+    """Whether the text has no lone surrogates and no noncharacters, which systemd takes for bad UTF-8."""
+    return not any(
+        0xD800 <= (c := ord(ch)) <= 0xDFFF or 0xFDD0 <= c <= 0xFDEF or c & 0xFFFE == 0xFFFE for ch in text
+    )
+
+
+# --------------------------------------------------------------------------------------- nginx
+def nginx(value: object) -> str:
+    """A quoted nginx parameter. nginx has no way to write a `$`, and no control character is wanted."""
+    text = str(value)
+    if "$" in text or _CONTROL.search(text) or not encodable(text):
+        raise RenderError(
+            f"nginx can't hold this text: {text[:60]!r}", hint="leave out $ and control characters"
+        )
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def nginx_exactly(value: object) -> str:
+    """The key of a `map` that matches this text and no other (plain keys would ignore case)."""
+    text = str(value)
+    if _CONTROL.search(text) or not encodable(text):
+        raise RenderError("a key must not hold control characters")
+    pattern = re.sub(
+        r"[^A-Za-z0-9_]", lambda m: f"\\x{{{ord(m[0]):x}}}" if ord(m[0]) > 127 else "\\" + m[0], text
+    )
+    utf8 = "(*UTF8)" if any(ord(c) > 127 for c in text) else ""
+    return '"~' + f"{utf8}^{pattern}\\z".replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def seconds(value: object) -> str:
+    """A duration in seconds, as nginx writes times."""
+    number = float(str(value))
+    return f"{number:.0f}s" if number == int(number) else f"{number * 1000:.0f}ms"
+
+
+def server_address(value: object) -> str:
+    """An address as in `server ADDRESS:PORT`; IPv6 in brackets."""
+    text = str(value)
+    try:
+        return f"[{text}]" if ipaddress.ip_address(text).version == 6 else text
+    except ValueError:
+        if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", text):
+            return text
+    raise RenderError(f"{text!r} is neither an IP address nor a name")
+
+
+def js(value: Any) -> str:
+    """A JavaScript (and JSON) literal in ASCII; the same value gives the same text."""
+    return json.dumps(value, ensure_ascii=True, sort_keys=True, indent=4).replace("</", "<\\/")
+
+
+# ------------------------------------------------------------------------- shell and Modelfile
+def shell(value: object) -> str:
+    """One word of a POSIX shell."""
+    text = str(value)
+    if "\0" in text:
+        raise RenderError("a shell word can't hold NUL")
+    return shlex.quote(text)
+
+
+def modelfile(value: object) -> str:
+    """A value of a Modelfile, quoted where the parser would otherwise change it.
+
+    Source: Ollama's parser/parser.go. There are no escapes: a text within three quotes ends at the
+    first line that ends in three quotes, so those (and only those) are written as apostrophes.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    text = readable(str(value))
+    if text and text == text.strip() and "\n" not in text and not text.startswith('"'):
+        return text
+    return '"""' + re.sub(r'"""([^\S\n]*)$', r"'''\1", text, flags=re.MULTILINE) + '"""'
+
+
+def readable(text: str) -> str:
+    """What Ollama's command line would keep: no control characters, every line end a newline."""
+    return _UNREADABLE.sub("", _BREAKS.sub("\n", text))
+
+
+def unwritable(text: str) -> bool:
+    """Whether a Modelfile can't hold the text as it is."""
+    return re.search(r'"""[^\S\n]*$', readable(text), re.MULTILINE) is not None
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "comment": comment,
+    "path": path,
+    "unit_text": unit_text,
+    "environment": environment,
+    "nginx": nginx,
+    "nginx_exactly": nginx_exactly,
+    "seconds": seconds,
+    "server_address": server_address,
+    "js": js,
+    "shell": shell,
+    "modelfile": modelfile,
+}

@@ -1,0 +1,75 @@
+"""`Plan` to releases: one for each host, rendered on its own."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+
+from ..errors import RenderError
+from ..inventory.model import Host
+from ..plan.model import HostPlan, Plan
+from ..release.model import Release
+from .engine import Engine, engine
+from .host import Draft, render_draft
+from .keys import Reveal
+
+
+def render(plan: Plan, *, host: str | None = None, secrets: Reveal | None = None) -> tuple[Release, ...]:
+    """The releases of all hosts (or of one), sorted by host name; RenderError on the first failure.
+
+    `secrets` gives the text of a secret; without it placeholders stand for them. Nothing else than
+    templates is read: those of the inventory's folder before the shipped ones.
+    """
+    return tuple(releases(plan, host=host, secrets=secrets))
+
+
+def releases(plan: Plan, *, host: str | None = None, secrets: Reveal | None = None) -> Iterator[Release]:
+    """As `render`, one after another."""
+    fleet = Fleet(plan, secrets)
+    for host_plan in sorted(plan.hosts, key=lambda found: found.host.name):
+        if host in (None, host_plan.host.name):
+            yield fleet.release(host_plan)
+
+
+def render_host(plan: Plan, host_plan: HostPlan, *, secrets: Reveal | None = None) -> Release:
+    """The release of one host."""
+    return Fleet(plan, secrets).release(host_plan)
+
+
+class Fleet:
+    """What the release of a host needs to know of the others."""
+
+    def __init__(self, plan: Plan, secrets: Reveal | None = None) -> None:
+        self._plan = plan
+        self._secrets = secrets
+        self._engine: Engine = engine(plan.inventory.folder)
+        self._hosts: Mapping[str, Host] = {host.name: host for host in plan.inventory.hosts}
+        self._users: dict[tuple[str, str], set[str]] = {}
+        for entry in plan.entries:
+            for pool in entry.pools:
+                for member in pool.members:
+                    self._users.setdefault((member.host, member.instance), set()).update(entry.hosts)
+
+    def release(self, host_plan: HostPlan) -> Release:
+        draft = Draft(self._engine, self._plan.inventory, host_plan, self._allowed, self._secrets)
+        return render_draft(draft)
+
+    def _allowed(self, host: str, instance: str) -> tuple[str, ...]:
+        """Addresses of the balancers on other hosts that send to an instance, in order."""
+        others = self._users.get((host, instance), set()) - {host}
+        return tuple(sorted({_address(self._hosts[name]) for name in others} - {""}))
+
+
+def _address(host: Host) -> str:
+    """A balancer host's address for firewalls, which know no names; empty for loopback."""
+    try:
+        found = ipaddress.ip_address(host.reached_at)
+    except ValueError:
+        if host.reached_at == "localhost":
+            return ""
+        raise RenderError(
+            f"instances admit balancers by IP address, but {host.name} is known by name: {host.reached_at}",
+            where=host.where,
+            hint="give it a data_address",
+        ) from None
+    return "" if found.is_loopback else str(found)
