@@ -228,9 +228,12 @@ def fill(table: Table, models: list[Model]) -> None:
 
 
 def _take_left_over(table: Table, model: Model, offers: Offers) -> bool:
+    """One more replica: whole on one card, else over several, else with parts in host memory."""
+    order = table.order(model)
+    if not (order and order[0][2].whole) and offers.take():
+        return True
     option = _open_option(table, model)
-    if option is None:
-        return (wants_several(model) or not table.order(model)) and offers.take()
-    host, gpu, fit = option
-    table.board.put(Seat(model, host, (gpu,), fit))
-    return True
+    if option is not None:
+        host, gpu, fit = option
+        table.board.put(Seat(model, host, (gpu,), fit))
+    return option is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..catalog import Era, era
 from ..catalog.shape import ModelShape
 from ..fit import Account, Backend, Card, Choice, Concession, DoesNotFit, Settings, Verdict, Wishes, choose
 from ..fit.account import margin
@@ -12,6 +13,7 @@ from ..inventory.model import Gpu, Host, Model, Pin, Source
 
 #: sources of a model, best first, each with its shape
 Candidates = tuple[tuple[Source, ModelShape], ...]
+_TO_HOST = frozenset({"experts", "gpu_layers", "kv_on_host"})
 _BACKENDS: Mapping[str, Backend] = {"nvidia": "cuda", "amd": "rocm"}
 
 
@@ -31,8 +33,8 @@ class Fit:
 
     @property
     def whole(self) -> bool:
-        """Whether all layers are on the cards."""
-        return self.account.layers == self.account.layers_total
+        """Whether no concession moved anything into host memory."""
+        return not any(concession.what in _TO_HOST for concession in self.concessions)
 
     @property
     def rank(self) -> tuple[bool, int, int]:
@@ -65,6 +67,10 @@ class Fitter:
         self.candidates = candidates
         self._known: dict[tuple[object, ...], Fit | Misfit] = {}
         self._least: dict[tuple[object, ...], int] = {}
+
+    def is_embedding(self, model: Model) -> bool:
+        """Whether the inventory or the family says that the model makes embeddings."""
+        return model.embedding or any(shape.is_embedding for _, shape in self.candidates[model.name])
 
     def fit(
         self, model: Model, host: Host, gpus: Sequence[Gpu], used: int = 0, pin: Pin | None = None
@@ -129,6 +135,7 @@ def wishes_of(model: Model, host: Host, vendor: str, pin: Pin | None, cards: int
         context = least = pin.context
     low_vram = model.low_vram if pin is None or pin.low_vram is None else pin.low_vram
     num_gpu = model.num_gpu if pin is None or pin.num_gpu is None else pin.num_gpu
+    levers = era(host.ollama.version) is Era.C  # before, Ollama splits by layers and takes no word on it
     return Wishes(
         context=context,
         context_at_least=min(least, context),
@@ -144,8 +151,8 @@ def wishes_of(model: Model, host: Host, vendor: str, pin: Pin | None, cards: int
         version=host.ollama.version,
         backend=_BACKENDS[vendor],
         order=model.concessions,
-        split=model.split or "layer",
-        shares=model.shares if cards == len(model.shares) else (),
+        split=(model.split or "layer") if levers else "layer",
+        shares=model.shares if levers and cards == len(model.shares) else (),
     )
 
 

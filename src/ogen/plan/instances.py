@@ -26,17 +26,18 @@ def build_instances(board: Board) -> tuple[Mapping[str, tuple[Instance, ...]], l
         seats[seat.host.name].append(seat)
     found: dict[str, tuple[Instance, ...]] = {}
     problems: list[OgenError] = []
-    order = {model.name: n for n, model in enumerate(board.inventory.models)}
     for host in board.hosts:
-        mine = sorted(seats[host.name], key=lambda s: (_first(s), len(s.gpus), order[s.model.name]))
+        mine = sorted(seats[host.name], key=_load_order)
         bundles, conflicts = _bundles(board, mine)
         problems += conflicts
         found[host.name] = tuple(_named(board, host, bundles))
     return found, problems
 
 
-def _first(seat: Seat) -> int:
-    return min((gpu.index for gpu in seat.gpus), default=-1)
+def _load_order(seat: Seat) -> tuple[object, ...]:
+    """By card, then the largest first: loaded last it would find too little free memory left."""
+    first = min((gpu.index for gpu in seat.gpus), default=-1)
+    return (first, len(seat.gpus), seat.takes_turns, -seat.fit.account.total_gpu_bytes, seat.model.name)
 
 
 # ------------------------------------------------------------------------------- who runs with whom

@@ -7,51 +7,70 @@ from dataclasses import replace
 from ..errors import OgenError
 from ..inventory.model import Inventory, Model
 from .board import Board
-from .deal import Offers, Table, fill, seat_alone, wants_several
+from .deal import Offers, Table, fill, seat_alone
 from .fitting import Fitter
 from .kept import Group, keep, keep_left_over
 from .pins import seat_pins
-from .share import share
+from .share import beside, share
 from .shortage import shortage
 
 
 def place(inventory: Inventory, fitter: Fitter) -> tuple[Board, list[OgenError]]:
     """A seat for every replica, or the errors that say which have none, and what would do.
 
-    A lock is left behind only where nothing fits with it: replicas that a number demands first take
-    open cards, then move what the lock has, and at last everything is dealt as if there were no lock.
+    Embedding models are small and first try to ride along on cards of others. A lock is left behind only
+    where nothing fits with it: replicas that a number demands first take open cards, then move what the
+    lock has, and at last everything is dealt as if there were no lock.
     """
-    board, problems, short = _deal(inventory, fitter)
-    if short and inventory.lock and inventory.lock.placements:
-        anew, again, still_short = _deal(replace(inventory, lock=None), fitter)
-        if not still_short:
-            return anew, again
+    tries = [(inventory, True), (inventory, False)]
+    if inventory.lock and inventory.lock.placements:
+        tries.append((replace(inventory, lock=replace(inventory.lock, placements={})), False))
+    for attempt, ride in tries:
+        board, problems, short = _deal(attempt, fitter, ride)
+        if not short:
+            return board, problems
     return board, [*problems, *(shortage(board, fitter, m, n) for m, n in short.values())]
 
 
 def _deal(
-    inventory: Inventory, fitter: Fitter
+    inventory: Inventory, fitter: Fitter, ride: bool
 ) -> tuple[Board, list[OgenError], dict[str, tuple[Model, int]]]:
     """The board, errors of pins, and by model how many replicas have no seat."""
     board = Board(inventory)
     problems = seat_pins(board, fitter)
     held = keep(board, fitter)
+    riders = [m for m in inventory.models if ride and fitter.is_embedding(m)]
+    drivers = [m for m in inventory.models if m not in riders]
     table = Table(board, fitter, _held_spots(held))
-    short = _seat_required(table)
+    short = _seat_required(table, drivers)
     keep_left_over(board, fitter, held)
     table = Table(board, fitter)
-    fill(table, [m for m in inventory.models if m.replicas == "fill" and m.name not in short])
+    fill(table, [m for m in drivers if m.replicas == "fill" and m.name not in short])
+    for model in riders:
+        missing = _ride(table, model)
+        if missing:
+            short[model.name] = (model, missing)
     return board, problems, short
+
+
+def _ride(table: Table, model: Model) -> int:
+    """Seats replicas of `model` beside others, on as many cards as it wants; returns how many found none."""
+    missing = _missing(table.board, model)
+    while missing and share(table, model):
+        missing -= 1
+    while model.replicas == "fill" and not missing and beside(table, model):
+        pass
+    return missing
 
 
 def _held_spots(held: list[Group]) -> dict[tuple[str, int], str]:
     return {(host.name, gpu.index): models[0].name for host, gpus, models in held for gpu in gpus}
 
 
-def _seat_required(table: Table) -> dict[str, tuple[Model, int]]:
+def _seat_required(table: Table, models: list[Model]) -> dict[str, tuple[Model, int]]:
     """Seats every demanded replica, the hardest first; those left over share a card at last."""
     waiting: list[Model] = []
-    for model in _hardest_first(table):
+    for model in _hardest_first(table, models):
         waiting += [model] * _seat_several(table, model, _missing(table.board, model))
     for displace_kept in (False, True):
         waiting = _seat_singles(table, waiting, displace_kept)
@@ -70,21 +89,21 @@ def _missing(board: Board, model: Model) -> int:
     return max(0, wanted - board.replicas[model.name])
 
 
-def _hardest_first(table: Table) -> list[Model]:
+def _hardest_first(table: Table, models: list[Model]) -> list[Model]:
     """Models that need several cards, then those that fewest cards hold, then the largest."""
 
     def key(model: Model) -> tuple[int, int, int]:
         order = table.order(model)
         least = min((fit.account.total_gpu_bytes for _, _, fit in order), default=0)
-        return (len(order), -least, table.board.inventory.models.index(model))
+        return (len(order), -least, models.index(model))
 
-    return sorted(table.board.inventory.models, key=key)
+    return sorted(models, key=key)
 
 
 def _seat_several(table: Table, model: Model, wanted: int) -> int:
     """Seats replicas over several cards where no single card holds all of the model; returns the rest."""
     order = table.order(model)
-    if order and order[0][2].verdict == "full" and not wants_several(model):
+    if order and order[0][2].whole:
         return wanted
     offers = Offers(table, model)
     while wanted and offers.take():

@@ -93,7 +93,7 @@ def _placements(inventory: Inventory, instances: Mapping[str, tuple[Instance, ..
 
 
 def _placement(host: Host, instance: Instance, placement: Placement) -> Iterator[Remark]:
-    model, need = placement.model, placement.account
+    model = placement.model
     if placement.verdict == "partial":
         yield Remark(f"{model.name} on {_kind(instance)}: {_partial(placement)}", model.where)
     elif placement.verdict == "cpu" and instance.gpus:
@@ -109,8 +109,6 @@ def _placement(host: Host, instance: Instance, placement: Placement) -> Iterator
             model.where,
             hint="versions from 0.30.0 on can do it",
         )
-    if len(instance.gpus) > 1 and placement.verdict == "full" and not need.per_card:
-        yield Remark(f"{model.name}: its share of each card is unknown", model.where)
 
 
 def _kind(instance: Instance) -> str:
@@ -145,7 +143,7 @@ def _balancer(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> It
             f"balancer {balancer.name}: ip_hash sends a whole /24 to one instance, and {_NEAR_LAN}: "
             "of 8 instances one got 100 % of 40 clients' requests (mean wait 27 s, least_conn 0.05 s)",
             balancer.where,
-            hint="strategy: hash with hash_key: api_key (or header:NAME) spreads clients and keeps each at one",
+            hint="strategy: hash with hash_key: api_key (or header:NAME): one instance to each client",
         )
     if balancer.strategy == "round_robin" and mixed:
         yield Remark(
@@ -162,19 +160,20 @@ def _balancer(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> It
             balancer.where,
             hint="routing: by_model",
         )
+    single = [pool.name for pool in entry.pools if len(pool.members) == 1]
+    if single:
+        yield Remark(
+            f"balancer {balancer.name}: {', '.join(single)}: one instance each; nginx ignores max_fails "
+            "for it, and its restart is an outage",
+            balancer.where,
+            severity="note",
+        )
     for pool in entry.pools:
-        if len(pool.members) == 1:
-            yield Remark(
-                f"balancer {balancer.name}: {pool.name} has one instance; nginx ignores max_fails then, "
-                "and its restart is an outage",
-                balancer.where,
-                severity="note",
-            )
         if pool.name == EVERYTHING:
-            yield from _blind(entry, pool, instances)
+            yield from _blind(entry, instances)
 
 
-def _blind(entry: Entry, pool: Pool, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
+def _blind(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
     """A balancer that can't see models is right only if every instance holds every model."""
     served = {
         frozenset(placement.model.name for placement in instance.placements)

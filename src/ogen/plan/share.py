@@ -15,7 +15,7 @@ def share(table: Table, model: Model) -> bool:
     """Seats a replica of `model` beside others: in the room left, by concessions, or by one move."""
     if wants_several(model):
         return False
-    return _beside(table, model) or _squeeze(table, model) or _swap(table, model)
+    return beside(table, model) or _squeeze(table, model) or _swap(table, model)
 
 
 def _shared_cards(table: Table, model: Model) -> Iterator[tuple[Host, Gpu, list[Seat]]]:
@@ -27,7 +27,7 @@ def _shared_cards(table: Table, model: Model) -> Iterator[tuple[Host, Gpu, list[
                 yield host, gpu, seats
 
 
-def _beside(table: Table, model: Model) -> bool:
+def beside(table: Table, model: Model) -> bool:
     """In the room that the tenants leave; the tightest card, so that others keep theirs."""
     best: tuple[tuple[object, ...], Seat] | None = None
     for number, (host, gpu, seats) in enumerate(_shared_cards(table, model)):
@@ -103,7 +103,7 @@ def _swap(table: Table, model: Model) -> bool:
             if isinstance(fit, Fit) and fit.whole:
                 mine = Seat(model, host, (gpu,), fit)
                 table.board.put(mine)
-                if _beside(table, seat.model):
+                if beside(table, seat.model):
                     return True
                 table.board.remove(mine)
             table.board.put(seat)

@@ -80,10 +80,11 @@ def _too_large(fitter: Fitter, model: Model, cards: list[tuple[Host, Gpu]]) -> P
         return PlanError(
             f"{model.name} wants more cards than any host of `on: {model.on}` has", where=model.where
         )
+    missing, name, nearest = best
     return PlanError(
-        f"{model.name} fits nowhere in `on: {model.on}`: nearest is {best[1]}, where {gib(best[0])} are missing",
+        f"{model.name} fits nowhere in `on: {model.on}`: nearest is {name}, where {gib(missing)} are missing",
         where=model.where,
-        hint=best[2],
+        hint=nearest,
     )
 
 
