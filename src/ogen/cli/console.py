@@ -1,10 +1,11 @@
-"""Where text goes: stdout is data, stderr is people. Both are cleaned of others' control characters."""
+"""Where text goes: stdout is data, stderr is people. Neither shows a secret or others' control characters."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import click
@@ -22,29 +23,43 @@ def colourful(stream: TextIO | None = None) -> bool:
     return stream.isatty()
 
 
-def out(text: str = "", *, newline: bool = True) -> None:
-    """Data, to stdout, cleaned."""
-    raw(clean(text) + ("\n" if newline else ""))
+def hide(redact: Callable[[str], str] | None) -> None:
+    """From here on, whatever is printed goes through `redact` (a vault's); None: as it is."""
+    global _redact
+    _redact = redact or str
+
+
+_redact: Callable[[str], str] = str
+
+
+def safe(text: str) -> str:
+    """`text` without secrets, and without characters that steer a terminal."""
+    return clean(_redact(text))
+
+
+def out(text: str = "") -> None:
+    """A line of data, to stdout, made safe."""
+    sys.stdout.write(safe(text) + "\n")
 
 
 def raw(text: str) -> None:
-    """Data that is clean already, colours included."""
-    sys.stdout.write(text)
+    """Data that is clean already, colours included, to stdout."""
+    sys.stdout.write(_redact(text))
 
 
 def say(text: str = "") -> None:
-    """A word for people, to stderr, cleaned."""
-    tell(clean(text))
+    """A word for people, to stderr, made safe."""
+    sys.stderr.write(safe(text) + "\n")
 
 
 def tell(text: str) -> None:
-    """A word for people that is clean already, colours included."""
-    sys.stderr.write(text + "\n")
+    """A word for people that is clean already, colours included, to stderr."""
+    sys.stderr.write(_redact(text) + "\n")
 
 
 def paint(text: str, colour: str, *, bold: bool = False, stream: TextIO | None = None) -> str:
     """`text` cleaned, and in colour where `stream` (stdout, if not given) can show it."""
-    text = clean(text)
+    text = safe(text)
     return click.style(text, fg=colour, bold=bold or None) if colourful(stream) else text
 
 
@@ -55,8 +70,26 @@ def document(value: dict[str, Any]) -> None:
         if session.printed:
             raise RuntimeError("a command prints one JSON document, not two")
         session.printed = True
-    raw(dumped(value))
+    write_json(value)
 
 
-def dumped(value: dict[str, Any]) -> str:
-    return json.dumps({"version": FORMAT_VERSION, **value}, indent=2, default=str) + "\n"
+def write_json(value: dict[str, Any]) -> None:
+    """Redacted value by value, so that the document stays one."""
+    sys.stdout.write(
+        json.dumps(_redacted({"version": FORMAT_VERSION, **value}), indent=2, default=str) + "\n"
+    )
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return _redact(value)
+    if isinstance(value, Mapping):
+        return {_redact(str(key)): _redacted(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_redacted(one) for one in value]
+    return value
+
+
+def count(number: int, noun: str) -> str:
+    """Such as "1 host", "3 hosts"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

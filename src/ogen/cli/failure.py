@@ -20,7 +20,7 @@ def report(error: BaseException, *, shape: str, printed: bool = False) -> Exit:
     """Prints `error` as `shape` (the --format asked for) wants it; returns the exit code."""
     errors = list(each(error))
     if shape == "json" and not printed:
-        console.raw(console.dumped({"errors": [as_json(e) for e in errors]}))
+        console.write_json({"errors": [as_json(e) for e in errors]})
     elif shape == "github":
         for one in errors:
             console.raw(as_github(one) + "\n")

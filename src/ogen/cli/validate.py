@@ -22,11 +22,12 @@ def command(path: Path, shape: str) -> None:
     inventory = load(path)
     counts = {
         "hosts": len(inventory.hosts),
-        "gpus": sum(len(host.gpus) for host in inventory.hosts),
+        "cards": sum(len(host.gpus) for host in inventory.hosts),
         "models": len(inventory.models),
         "balancers": len(inventory.balancers),
     }
     if shape == "json":
         console.document({"inventory": str(path), **counts, "errors": []})
     else:
-        console.say(f"{path}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + ": good")
+        told = ", ".join(console.count(number, what.removesuffix("s")) for what, number in counts.items())
+        console.say(f"{path}: {told}: good")

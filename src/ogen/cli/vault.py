@@ -24,6 +24,8 @@ class Vault:
         self._known: dict[Secret, str] = {}
         self._lock = threading.Lock()
         self._key = os.urandom(16)
+        self._hiding = 0
+        self._redactor = Redactor((), self._key)
 
     def __call__(self, secret: Secret) -> str:
         """The text of `secret`; UsageError says why it can't be had, and never what it holds."""
@@ -38,7 +40,13 @@ class Vault:
     def redactor(self) -> Redactor:
         """Hides everything that was revealed so far; marks stay the same within one run."""
         with self._lock:
-            return Redactor(self._known.values(), self._key)
+            if self._hiding != len(self._known):
+                self._hiding = len(self._known)
+                self._redactor = Redactor(self._known.values(), self._key)
+            return self._redactor
+
+    def redact(self, text: str) -> str:
+        return self.redactor()(text)
 
     def _read(self, secret: Secret) -> str:
         argument = secret.argument

@@ -1,0 +1,90 @@
+"""How a rollout ended: a row for each host, the failures with their hosts' last words, one exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import console, failure
+from .exits import Exit, worst
+
+if TYPE_CHECKING:
+    from ..push.results import HostResult, Outcome
+
+_COLOUR = {"applied": "green", "unchanged": "", "planned": "yellow", "withheld": "yellow"}
+_WORD = {"rolled_back": "rolled back"}
+
+
+def show(outcome: Outcome, shape: str, *, idle: str = "nothing to do") -> Exit:
+    """Prints the outcome; `idle` is what is said when no host had anything to do."""
+    results = outcome.results
+    if shape == "json":
+        errors = [failure.as_json(r.error) for r in results if r.error]
+        console.document({"hosts": [row(r) for r in results], "errors": errors})
+    else:
+        for result in results:
+            if result.error:
+                console.tell(failure.as_text(result.error))
+        _table(results)
+        console.out(_summary(results, idle))
+    return exit_of(outcome)
+
+
+def exit_of(outcome: Outcome) -> Exit:
+    """A host that was left alone because of others' failures says nothing of its own."""
+    return worst(
+        r.error.exit_code if r.error else Exit.FAILED if r.status in ("failed", "stuck") else Exit.DONE
+        for r in outcome.results
+    )
+
+
+def row(result: HostResult) -> dict[str, Any]:
+    return {
+        "host": result.host,
+        "status": result.status,
+        "message": result.message,
+        "before": result.before,
+        "after": result.after,
+        "seconds": round(result.seconds, 2),
+        "restarted": list(result.restarted),
+        "skipped": list(result.skipped),
+    }
+
+
+def _table(results: Sequence[HostResult]) -> None:
+    """Aligned columns: host, how it ended, from which release to which, and what was restarted."""
+    words = [(r.host, _WORD.get(r.status, r.status)) for r in results]
+    wide = max((len(console.safe(host)) for host, _ in words), default=0)
+    span = max((len(word) for _, word in words), default=0)
+    for result, (host, word) in zip(results, words, strict=True):
+        colour = _COLOUR.get(result.status, "red")
+        shown = console.paint(word.ljust(span), colour) if colour else word.ljust(span)
+        rest = "  ".join(part for part in (_releases(result), _time(result), _more(result)) if part)
+        console.raw(f"{console.safe(host).ljust(wide)}  {shown}  {console.safe(rest)}".rstrip() + "\n")
+
+
+def _releases(result: HostResult) -> str:
+    if result.before == result.after:
+        return result.after or ""
+    return f"{result.before or 'nothing'} → {result.after or 'nothing'}"
+
+
+def _time(result: HostResult) -> str:
+    return f"{result.seconds:.1f} s" if result.status not in ("unchanged", "withheld", "planned") else ""
+
+
+def _more(result: HostResult) -> str:
+    parts = [result.message] if result.message and not result.error else []
+    if result.restarted:
+        parts.append("restarted " + ", ".join(result.restarted))
+    if result.skipped and result.status == "applied":
+        parts.append("left out: " + ", ".join(result.skipped))
+    return "; ".join(parts)
+
+
+def _summary(results: Sequence[HostResult], idle: str) -> str:
+    if all(r.status == "unchanged" for r in results):
+        return f"{idle}: {console.count(len(results), 'host')} unchanged"
+    counts = Counter(_WORD.get(r.status, r.status) for r in results)
+    return ", ".join(f"{number} {word}" for word, number in counts.items())

@@ -1,0 +1,120 @@
+"""What hosts do right now: one live line for each on a terminal, plain lines elsewhere. On stderr."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..push.results import Event
+
+
+class Progress(Protocol):
+    """Takes events from any thread, between enter and exit."""
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def __call__(self, event: Event) -> None: ...
+
+
+def progress(hosts: int) -> Progress:
+    """What suits stderr, for work on `hosts` hosts."""
+    if console.colourful(sys.stderr):
+        return Live(hosts)
+    return Lines()
+
+
+class Lines:
+    """A line whenever a host says something new; percentages only by quarters."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: dict[str, tuple[str, str, int]] = {}
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        sys.stderr.flush()
+
+    def __call__(self, event: Event) -> None:
+        quarter = -1 if event.percent is None else int(event.percent // 25)
+        word = (event.phase, event.message, quarter)
+        with self._lock:
+            if self._last.get(event.host) == word:
+                return
+            self._last[event.host] = word
+            console.say(f"{event.host}: {told(event)}")
+
+
+class Live:
+    """One line for each host at work, and how many are done."""
+
+    def __init__(self, hosts: int) -> None:
+        from rich.console import Console
+        from rich.live import Live as Screen
+
+        self._hosts = hosts
+        self._lock = threading.Lock()
+        self._now: dict[str, tuple[Event, float]] = {}
+        self._done: set[str] = set()
+        stderr = Console(stderr=True)
+        self._room = max(3, stderr.height - 3)
+        self._screen = Screen(
+            get_renderable=self._table, console=stderr, refresh_per_second=8, transient=True
+        )
+
+    def __enter__(self) -> Live:
+        self._screen.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self._screen.__exit__(kind, error, trace)
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            if event.phase == "done":
+                self._now.pop(event.host, None)
+                self._done.add(event.host)
+            else:
+                since = self._now.get(event.host, (event, time.monotonic()))[1]
+                self._now[event.host] = (event, since)
+
+    def _table(self) -> Table:
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        with self._lock:
+            rows, done = sorted(self._now.items()), len(self._done)
+        table = Table.grid(padding=(0, 1))
+        for name, (event, since) in rows[: self._room]:
+            spent = f"{time.monotonic() - since:.0f} s"
+            spin = Spinner("dots", style="cyan")
+            table.add_row(spin, Text(console.safe(name), "bold"), Text(spent, "dim"), Text(told(event)))
+        more = len(rows) - self._room
+        rest = f", {more} more at work" if more > 0 else ""
+        table.add_row("", Text(f"{done} of {console.count(self._hosts, 'host')} done{rest}", "dim"))
+        return table
+
+
+def told(event: Event) -> str:
+    """An event on one line."""
+    text = f"{event.phase}: {event.message}" if event.message else event.phase
+    if event.percent is not None:
+        text += f" {event.percent:.0f} %"
+    return " ".join(console.safe(text).split())
