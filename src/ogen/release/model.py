@@ -108,7 +108,6 @@ class BalancerProof:
     config: str  # path of nginx.conf
     socket: str  # unix socket that answers GET /release with `hash`
     hash: str  # over the balancer's files without the line that holds it
-    prefix: str = ""  # of `nginx -p`, and the working directory: relative paths of the config; "" for conf.d
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,7 @@ def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | No
     digest = _digest(files)
     files[0] = File(config, files[0].content.replace(MARK.encode(), digest.encode()), where=balancer.where)
     unit = f"ogen-balancer-{balancer.name}.service" if own else "nginx.service"
-    prefix = str(values["prefix"]) if own else ""
-    proof = BalancerProof(unit, balancer.name, config, str(values["socket"]), digest, prefix)
+    proof = BalancerProof(unit, balancer.name, config, str(values["socket"]), digest)
     return Rendered(tuple(files), proof)
 
 
@@ -107,13 +106,11 @@ def _values(entry: Entry, host: str, folder: str) -> dict[str, Any]:
         "routing": balancer.routing,
         "router": router,
         "enforced": router and (options.allow is not None or options.max_context is not None),
-        "prefix": f"/run/ogen-balancer-{balancer.name}",
+        "run": f"/run/ogen-balancer-{balancer.name}",
         "socket": f"/run/ogen-balancer-{balancer.name}" + ("/release.sock" if own else ".sock"),
         "release": MARK,
         "workers": balancer.workers or "auto",
-        "access_log": f"logs/balancer-{balancer.name}.log"
-        if own
-        else f"/var/log/nginx/ogen-{balancer.name}.log",
+        "access_log": f"/var/log/{'ogen/balancer' if own else 'nginx/ogen'}-{balancer.name}.log",
         "log_extra": "".join(log),
         "keys": ("keys.conf" if own else f"{folder}/keys.conf") if balancer.keys else "",
         "strategy": _strategy(balancer, ident),

@@ -57,9 +57,7 @@ class Draft:
         content = text.encode() if isinstance(text, str) else text
         self.files[path] = File(path, content, mode, where=where)
 
-    def unit(
-        self, name: str, kind: Kind, text: str, where: Where | None = None, *, enable: bool = False
-    ) -> None:
+    def unit(self, name: str, kind: Kind, text: str, where: Where | None = None) -> None:
         """A unit file that carries its own hash in its environment where it has a [Service] section."""
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.add(
@@ -67,7 +65,7 @@ class Draft:
             _with_hash(text, digest) if kind in ("instance", "balancer", "service") else text,
             where,
         )
-        self.units.append(Unit(name, kind, digest, enable))
+        self.units.append(Unit(name, kind, digest))
 
     def release(self, librarian: dict[str, Any]) -> Release:
         return Release(
@@ -109,7 +107,7 @@ def render_draft(draft: Draft) -> Release:
         )
         draft.add(f"{SYSTEMD}/ollama.service.d/ogen.conf", draft.engine.copy("stock-ollama.conf"))
         librarian = {
-            "path": path,
+            "unit": path,
             "port": host.ollama.librarian_port,
             "models_dir": host.ollama.models_dir,
             "user": host.ollama.user,
@@ -234,7 +232,6 @@ def _json(value: Any) -> str:
 
 
 def _target(draft: Draft) -> None:
-    """The one unit that is enabled; it wants all others, so that the flip changes what a boot starts."""
-    wants = [unit.name for unit in sorted(draft.units, key=lambda unit: unit.name)]
-    text = draft.engine.render("ogen.target.j2", {"host": draft.name, "wants": wants}, draft.plan.host.where)
-    draft.unit("ogen.target", "target", text, enable=True)
+    """What a boot starts; the other units are wanted by it."""
+    text = draft.engine.render("ogen.target.j2", {"host": draft.name}, draft.plan.host.where)
+    draft.unit("ogen.target", "target", text)
