@@ -9,8 +9,9 @@ from ..errors import RenderError
 from ..inventory.model import Host
 from ..plan.model import HostPlan, Plan
 from ..release.model import Release
+from .draft import Draft
 from .engine import Engine, engine
-from .host import Draft, render_draft
+from .host import render_draft
 from .keys import Reveal
 
 

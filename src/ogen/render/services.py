@@ -1,0 +1,106 @@
+"""What runs beside the instances: preload, monitor, rotation of logs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from ..inventory.model import Host
+from ..plan.model import Instance, Placement
+from .draft import CURRENT, SYSTEMD, Draft
+from .escape import path, unit_text
+
+TEXTFILE = "ogen.prom"
+
+
+def preload(draft: Draft) -> None:
+    """What keeps the resident models loaded: one script, one template unit, a list for each instance."""
+    preloaded = []
+    for instance in draft.plan.instances:
+        resident = [p for p in instance.placements if p.model.residency == "resident"]
+        if resident:
+            preloaded.append(instance.name)
+            draft.add(
+                f"{CURRENT}/instances/{instance.name}/preload.json",
+                _json(_preload_config(instance, resident)),
+            )
+    if not preloaded:
+        return
+    draft.add(f"{CURRENT}/bin/preload.py", draft.engine.copy("preload.py"), mode=0o755)
+    service = draft.engine.render(
+        "preload.service.j2", {"python": _python(draft.plan.host)}, draft.plan.host.where
+    )
+    timer = draft.engine.copy("preload.timer").decode()
+    draft.add(f"{SYSTEMD}/ogen-preload@.service", service)
+    draft.add(f"{SYSTEMD}/ogen-preload@.timer", timer)
+
+
+def _python(host: Host) -> str:
+    """The interpreter of scripts: systemd looks bare names up itself."""
+    return path(host.python) if "/" in host.python else unit_text(host.python)
+
+
+def _preload_config(instance: Instance, placements: Iterable[Placement]) -> dict[str, Any]:
+    return {
+        "url": f"http://127.0.0.1:{instance.port}",
+        "wait_s": 120,
+        "models": [
+            {
+                "name": p.model.name,
+                "keep_alive": p.model.keep_alive or instance.server.keep_alive,
+                "embedding": p.model.embedding,
+                "context": p.settings.context,
+            }
+            for p in placements
+        ],
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def monitor(draft: Draft) -> None:
+    """The script that watches cards and instances, its settings and its unit."""
+    host, settings = draft.host, draft.host.monitoring
+    if not settings.enabled:
+        return
+    vendors = {gpu.vendor for gpu in host.gpus}
+    config = _json(
+        {
+            "interval_s": settings.interval,
+            "cards": "nvidia" in vendors,
+            "instances": [_watched(instance) for instance in draft.plan.instances],
+            "csv": "/var/log/ogen/monitor",
+            "prom": f"{settings.textfile_dir.rstrip('/')}/{TEXTFILE}",
+        }
+    )
+    script = draft.engine.copy("monitor.py")
+    draft.add(f"{CURRENT}/bin/monitor.py", script, mode=0o755)
+    draft.add(f"{CURRENT}/monitor.json", config)
+    values = {
+        "python": _python(host),
+        "config": hashlib.sha256(script + config.encode()).hexdigest()[:16],
+        "textfile_dir": settings.textfile_dir,
+        "devices": ("char-nvidia*",) if "nvidia" in vendors else (),
+    }
+    text = draft.engine.render("monitor.service.j2", values, host.where)
+    draft.unit("ogen-monitor.service", "service", text, host.where)
+
+
+def _watched(instance: Instance) -> dict[str, str]:
+    address = f"127.0.0.1:{instance.port}"
+    return {"name": instance.name, "url": f"http://{address}", "ollama": address}
+
+
+def log_rotation(draft: Draft) -> None:
+    """Rotation of the monitor's and the balancers' files, where there are any."""
+    watched = bool(draft.plan.instances) and draft.host.monitoring.enabled
+    balancers = [proof.unit for proof in draft.balancers if proof.unit != "nginx.service"]
+    if not watched and not balancers:
+        return
+    values = {"monitor": watched, "balancers": balancers, "keep_days": draft.host.monitoring.keep_days}
+    text = draft.engine.render("logrotate.j2", values, draft.host.where)
+    draft.add("/etc/logrotate.d/ogen", text, draft.host.where)
