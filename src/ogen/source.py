@@ -16,6 +16,7 @@ from .errors import OgenError, Problems, SourceError, Text, Where
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_DEPTH = 48
+MAX_SLOW = 1024 * 1024  # characters that the slow parser may get: it takes 10 s for that
 MAX_NODES = 2_000_000  # after aliases are followed
 
 
@@ -144,11 +145,29 @@ def _compose(data: str, text: Text, problems: list[OgenError]) -> Node:
             return _Composer(text, problems, _COLON).run(_events(_INNER_COLON.sub(_COLON, data)))
         except _FlowColon:
             problems.clear()
-    return _Composer(text, problems).run(_events(data, pure=True), pure=True)
+    slowly = len(data) <= MAX_SLOW  # else the colon is told as the mistake that it is to libyaml
+    return _Composer(text, problems).run(_events(data, pure=slowly), last=True)
 
 
 _COLON = "\ue000"  # of the private use area; its width is 1, so places stay right
 _INNER_COLON = re.compile(r"(?<=[^\s,\[\]{}\"']):(?=[^\s,\[\]{}])")
+
+
+# YAML 1.2, production [1], without line ends
+_UNREADABLE = re.compile("[^\t\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+_HINTS = {
+    "mapping values are not allowed": "put a text with ': ' in quotes, or correct the indentation",
+    "cannot start any token": "put the text in quotes",
+    "expected node content": "a value is missing here, or a bracket before it is not closed",
+    "could not find expected ':'": "a key needs ':' and a space after it",
+    "did not find expected key": "check the indentation",
+    "did not find expected '-' indicator": "check the indentation",
+    "expected ',' or": "close the bracket that is opened here",
+    "unexpected end of stream": "close the quote that is opened here",
+    "found unexpected ':'": "put the text in quotes",
+    "found undefined tag handle": "there are !env, !file and !command, for secrets",
+}
 
 
 class _FlowColon(Exception):
@@ -168,14 +187,14 @@ class _Composer:
         self.root: Node | None = None
         self.nodes = 0
 
-    def run(self, events: Iterator[Any], *, pure: bool = False) -> Node:
+    def run(self, events: Iterator[Any], *, last: bool = False) -> Node:
         from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
         try:
             for event in events:
                 self._take(event)
         except MarkedYAMLError as error:
-            if not pure and error.problem == "found unexpected ':'":
+            if not last and error.problem == "found unexpected ':'":
                 raise _FlowColon from None
             raise self._syntax(error) from None
         except YAMLError as error:
@@ -188,28 +207,26 @@ class _Composer:
         return Where(self.text, mark.line + 1, mark.column + 1)
 
     def _syntax(self, error: Any) -> SourceError:
+        problem, hint = str(error.problem or "not YAML"), None
         mark = error.problem_mark or error.context_mark
+        for words, mended in _HINTS.items():
+            if words in problem:
+                hint = mended
+        if error.context_mark and ("end of stream" in problem or "expected ',' or" in problem):
+            mark = error.context_mark  # where the quote or bracket was opened
         where = self._where(mark) if mark else None
-        problem = error.problem or "not YAML"
-        hint = None
         line = self.text.lines[where.line - 1] if where and where.line <= len(self.text.lines) else ""
-        if (
-            "\t" in line[: len(line) - len(line.lstrip())]
-            or "cannot start any token" in problem
-            and "\t" in line
-        ):
+        if "\t" in line[: len(line) - len(line.lstrip())] or ("any token" in problem and "\t" in line):
             problem, hint = "a tab where YAML wants spaces", "indent with spaces"
-        return SourceError(f"{problem}", where=where, hint=hint)
+        return SourceError(problem, where=where, hint=hint)
 
     def _unreadable(self, error: Any) -> SourceError:
-        position = getattr(error, "position", None)
         where = Where(self.text, 1, 1)
-        if isinstance(position, int):
-            for number, line in enumerate(self.text.lines, 1):
-                bad = next((i for i, c in enumerate(line) if not c.isprintable() and c != "\t"), None)
-                if bad is not None:
-                    where = Where(self.text, number, bad + 1)
-                    break
+        for number, line in enumerate(self.text.lines, 1):
+            bad = _UNREADABLE.search(line)
+            if bad is not None:
+                where = Where(self.text, number, bad.start() + 1)
+                break
         return SourceError(
             "a character that YAML does not allow", where=where, hint="remove control characters"
         )
@@ -237,6 +254,7 @@ class _Composer:
         if event.anchor:
             self.open_anchors.add(event.anchor)
         tag = _own_tag(event.tag)
+        _yaml_tag(event.tag, ("map",) if is_map else ("seq",), where)
         self.stack.append(_Frame(where, tag, event.anchor, is_map, {} if is_map else []))
 
     def _close(self) -> None:
@@ -313,10 +331,11 @@ class _Composer:
             written = written.replace(self.colon, ":")
         quoted = event.style in ("'", '"', "|", ">")
         value = written if quoted or tag else _resolve(written)
-        forced = _yaml_tag(event.tag)
-        if forced == "str":
-            value = written
-        return Node(value, where, tag, written, quoted or forced == "str")
+        forced = _yaml_tag(event.tag, ("str", "int", "float", "bool", "null"), where)
+        if forced is not None:
+            value = written if forced == "str" else _resolve(written)
+            quoted = forced == "str"
+        return Node(value, where, tag, written, quoted)
 
 
 def _events(data: str, *, pure: bool = False) -> Iterator[Any]:
@@ -335,9 +354,15 @@ def _own_tag(tag: Any) -> str | None:
     return text if text and not text.startswith("tag:yaml.org,2002:") and text != "!" else None
 
 
-def _yaml_tag(tag: Any) -> str | None:
+def _yaml_tag(tag: Any, known: tuple[str, ...], where: Where) -> str | None:
+    """The name of one of YAML's own tags; raises SourceError for one that is not `known`."""
     text = _tag_text(tag)
-    return text.rsplit(":", 1)[1] if text and text.startswith("tag:yaml.org,2002:") else None
+    if not text or not text.startswith("tag:yaml.org,2002:"):
+        return None
+    name = text.removeprefix("tag:yaml.org,2002:")
+    if name not in known:
+        raise SourceError(f"the tag !!{name} can't stand here", where=where, hint="remove it")
+    return name
 
 
 _INT = re.compile(r"[-+]?[0-9]+")

@@ -8,7 +8,7 @@ left out of the result, so that the rest can still be checked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from ..source import Node
@@ -204,8 +204,8 @@ class _Judge:
         self.known: dict[Any, list[Any]] = {}
 
     def judge(self, value: Any) -> list[Any]:
-        memo = value if isinstance(value, (str, int, float, Secret)) else (type(value), len(value))
-        memo = (type(value), memo)
+        scalar = isinstance(value, (str, int, float, Secret))
+        memo = (type(value), value if scalar else len(value))
         if memo not in self.known:
             self.validator.validate({"value": value}, normalize=False)
             if len(self.known) > 50_000:
@@ -214,12 +214,12 @@ class _Judge:
         return self.known[memo]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _validator(flat: tuple[tuple[str, Any], ...]) -> _Judge:
     return _Judge({k: list(v) if isinstance(v, tuple) else v for k, v in flat})
 
 
-@lru_cache(maxsize=1)
+@cache
 def _validator_class() -> Any:
     """cerberus' Validator with ogen's types and checks; imported when first needed."""
     import cerberus

@@ -23,10 +23,13 @@ class Check:
     pattern: str | None = None
     test: Callable[[str], bool] | None = None
     hint: str | None = None
+    longest: int | None = None
 
     def passes(self, value: object) -> bool:
         if not isinstance(value, str):
             return True
+        if self.longest is not None and len(value) > self.longest:
+            return False
         if self.pattern is not None and re.fullmatch(self.pattern, value) is None:
             return False
         return self.test is None or self.test(value)
@@ -36,6 +39,8 @@ NAME = r"[a-z0-9][a-z0-9._-]*"
 _PATH = r"/[A-Za-z0-9._+@/-]*"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+_REF = rf"(?:https?://)?(?:{_HOST}(?::[0-9]{{1,5}})?/)?(?:{_PART}/)?{_PART}(?::{_TAG})?"
 _SPACES = "a space, quote or control character breaks units and nginx files"
 
 
@@ -82,15 +87,16 @@ def _is_network(text: str) -> bool:
     return "%" not in text
 
 
-def _short(limit: int) -> Callable[[str], bool]:
-    return lambda text: len(text) <= limit
+def is_file(ref: str) -> bool:
+    """Whether a model's source is a file on the control machine."""
+    return ref.startswith(("./", "../", "/", "~")) or ref.lower().endswith(".gguf")
 
 
 _NAME_WORDS = "made of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
 
 CHECKS: dict[str, Check] = {
-    "name": Check(f"{_NAME_WORDS}, at most 63 long", NAME, _short(63)),
-    "short_name": Check(f"{_NAME_WORDS}, at most 40 long", NAME, _short(40)),
+    "name": Check(f"{_NAME_WORDS}, at most 63 long", NAME, longest=63),
+    "short_name": Check(f"{_NAME_WORDS}, at most 40 long", NAME, longest=40),
     "host_key_name": Check(
         f"a host name or a range of them like 'gpu[01:04]': {_NAME_WORDS}",
         r"(?:[a-z0-9]|\[[0-9]+:[0-9]+\])(?:[a-z0-9._-]|\[[0-9]+:[0-9]+\])*",
@@ -131,9 +137,9 @@ CHECKS: dict[str, Check] = {
     "unix_name": Check("a user or group name", r"[a-z_][a-z0-9_-]{0,31}"),
     "version": Check(
         "a version such as 0.32.15",
-        r"v?[0-9]+\.[0-9]+(?:\.[0-9]+)?(?:-rc[0-9]+)?",
+        r"[0-9]+\.[0-9]+(?:\.[0-9]+)?(?:-rc[0-9]+)?",
         None,
-        "`ollama --version` tells it",
+        "`ollama --version` tells it; without a leading v",
     ),
     "uuid": Check("a card's UUID as `nvidia-smi -L` shows it", r"(?:GPU|MIG)-[A-Za-z0-9][A-Za-z0-9/-]{3,79}"),
     "host_key": Check(
@@ -145,7 +151,7 @@ CHECKS: dict[str, Check] = {
     ),
     "program": Check("a program's name or path", r"[A-Za-z0-9/][A-Za-z0-9._/+-]*"),
     "env_name": Check(
-        "a variable's name: A-Z, 0-9 and '_', not starting with a digit", r"[A-Z_][A-Z0-9_]*", _short(100)
+        "a variable's name: A-Z, 0-9 and '_', not starting with a digit", r"[A-Z_][A-Z0-9_]*", longest=100
     ),
     "hash_key": Check("api_key or header:NAME", r"api_key|header:[A-Za-z][A-Za-z0-9-]{0,63}"),
     "option": Check("the name of an option such as temperature", r"[a-z][a-z0-9_]{0,63}"),
@@ -168,11 +174,3 @@ CHECKS: dict[str, Check] = {
         hint="for example llama3.1:8b-instruct-q4_K_M",
     ),
 }
-
-_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
-_REF = rf"(?:https?://)?(?:{_HOST}(?::[0-9]{{1,5}})?/)?(?:{_PART}/)?{_PART}(?::{_TAG})?"
-
-
-def is_file(ref: str) -> bool:
-    """Whether a model's source is a file on the control machine."""
-    return ref.startswith(("./", "../", "/", "~")) or ref.lower().endswith(".gguf")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ..errors import Where
 from ..source import Node
-from . import environment
+from . import endpoints, environment
 from .checks import is_file
-from .faults import Faults, near_or_list
+from .faults import Faults
 from .merging import HostEntry, numbered
 from .model import Balancer, Host, Inventory, Model, Pin
+from .names import Names
 from .patterns import PatternError, matching
 
 
@@ -19,70 +20,19 @@ def check(
     inventory: Inventory, top: Node, checked: Node, hosts: Mapping[str, HostEntry], faults: Faults
 ) -> None:
     """Tells every mistake that concerns more than one value; `top` holds the names that were written."""
-    names = _Names(inventory, top, checked, hosts, faults)
+    names = Names(inventory, top, checked, hosts, faults)
     names.check()
     for model in inventory.models:
-        _model(model, inventory, checked, names)
+        _model(model, inventory, names)
+    _clients_names(inventory, names)
     for host in inventory.hosts:
         _host(host, names)
-    _addresses(inventory, faults)
-    _ports(inventory, names)
+    endpoints.check(inventory, names)
     for balancer in inventory.balancers:
-        _balancer(balancer, checked, names)
+        _balancer(balancer, names)
     _environments(checked, faults)
     if "version" not in top.value:
         faults.add("'version' is missing", top.where, "an inventory begins with version: 1")
-
-
-class _Names:
-    """The names that the inventory defines, whether or not what they name is good."""
-
-    def __init__(
-        self, inventory: Inventory, top: Node, checked: Node, hosts: Mapping[str, HostEntry], faults: Faults
-    ) -> None:
-        self.inventory = inventory
-        self.top = top
-        self.checked = checked
-        self.faults = faults
-        self.hosts = list(hosts)
-        self.groups = inventory.groups
-        self.models = [name for name, _ in (top.get("models") or Node({}, top.where)).items()]
-
-    def check(self) -> None:
-        groups = self.checked.get("groups")
-        for name in self.groups:
-            where = groups.keys.get(name) if groups else None
-            if name == "all":
-                self.faults.add("a group can't be named 'all': that is every host", where)
-            if name in self.hosts:
-                self.faults.add(f"{name!r} is a group and a host", where, "rename one of them")
-
-    def node(self, *path: str) -> Node | None:
-        node: Node | None = self.checked
-        for step in path:
-            node = node.get(step) if node else None
-        return node
-
-    def pattern(self, terms: Node | None, subject: str) -> tuple[str, ...]:
-        """The hosts of a list of patterns; tells those without a match."""
-        good = []
-        for term in terms.value if terms else ():
-            try:
-                matching(self.hosts, self.groups, term.value.lstrip("!"))
-                good.append(term.value)
-            except PatternError as error:
-                self.faults.add(f"{subject}: {error}", term.where, error.hint)
-        try:
-            return matching(self.hosts, self.groups, ",".join(good)) if good else ()
-        except PatternError as error:
-            assert terms is not None
-            self.faults.add(f"{subject}: {error}", terms.where)
-            return ()
-
-    def model_known(self, name: str, subject: str, where: Where | None) -> None:
-        if name not in self.models:
-            hint = near_or_list(name, self.models, "models")
-            self.faults.add(f"{subject}: there is no model {name!r}", where, hint)
 
 
 # ---------------------------------------------------------------------------------------- models
@@ -91,7 +41,7 @@ def tagged(name: str) -> str:
     return (name if ":" in name else f"{name}:latest").lower()
 
 
-def _model(model: Model, inventory: Inventory, checked: Node, names: _Names) -> None:
+def _model(model: Model, inventory: Inventory, names: Names) -> None:
     faults, subject = names.faults, f"models.{model.name}"
     names.pattern(names.node("models", model.name, "on"), f"{subject}.on")
     if model.context.at_least > model.context.want:
@@ -107,6 +57,21 @@ def _model(model: Model, inventory: Inventory, checked: Node, names: _Names) -> 
         )
     _sources(model, inventory, faults)
     _divided(model, names)
+
+
+def _clients_names(inventory: Inventory, names: Names) -> None:
+    """Tells a name that clients could mean two models by."""
+    taken = {tagged(name): f"the model {name!r}" for name in names.models}
+    for model in inventory.models:
+        aliases = names.node("models", model.name, "aliases")
+        for alias in aliases.value if aliases else ():
+            owner = taken.setdefault(tagged(alias.value), f"an alias of {model.name!r}")
+            first = (
+                next(a for a in aliases.value if tagged(a.value) == tagged(alias.value)) if aliases else alias
+            )
+            if owner != f"an alias of {model.name!r}" or first is not alias:
+                message = f"models.{model.name}: the alias {alias.value!r} is taken: it is {owner}"
+                names.faults.add(message, alias.where, "clients could not tell them apart")
 
 
 def _sources(model: Model, inventory: Inventory, faults: Faults) -> None:
@@ -129,7 +94,7 @@ def outside(path: str, subject: str, where: Where | None, folder: str, faults: F
         faults.add(f"{subject}: {path!r} is outside of the project's folder", where, hint)
 
 
-def _divided(model: Model, names: _Names) -> None:
+def _divided(model: Model, names: Names) -> None:
     shares = names.node("models", model.name, "shares")
     if shares and model.gpus_per_replica not in (None, len(model.shares)):
         message = f"models.{model.name}: {len(model.shares)} shares for {model.gpus_per_replica} cards"
@@ -142,7 +107,7 @@ def _divided(model: Model, names: _Names) -> None:
 
 
 # ----------------------------------------------------------------------------------------- hosts
-def _host(host: Host, names: _Names) -> None:
+def _host(host: Host, names: Names) -> None:
     ollama = host.ollama
     if ollama.flash_attention is False and ollama.kv_cache in ("q8_0", "q4_0"):
         names.faults.add(
@@ -161,7 +126,7 @@ def _host(host: Host, names: _Names) -> None:
         _pin(host, pin, taken, names)
 
 
-def _pin(host: Host, pin: Pin, taken: dict[int, Pin], names: _Names) -> None:
+def _pin(host: Host, pin: Pin, taken: dict[int, Pin], names: Names) -> None:
     faults, subject = names.faults, f"hosts.{host.name}.instances"
     cards = {gpu.index: gpu for gpu in host.gpus}
     for index in pin.gpus:
@@ -182,7 +147,7 @@ def _pin(host: Host, pin: Pin, taken: dict[int, Pin], names: _Names) -> None:
         _allowed(host, pin, name, names)
 
 
-def _allowed(host: Host, pin: Pin, name: str, names: _Names) -> None:
+def _allowed(host: Host, pin: Pin, name: str, names: Names) -> None:
     terms = names.node("models", name, "on")
     if terms is None:
         return
@@ -195,80 +160,8 @@ def _allowed(host: Host, pin: Pin, name: str, names: _Names) -> None:
         names.faults.add(message, pin.where, f"its 'on' at {terms.where} does not have {host.name!r}")
 
 
-def _addresses(inventory: Inventory, faults: Faults) -> None:
-    seen: dict[tuple[object, ...], Host] = {}
-    for host in inventory.hosts:
-        place = (host.address.lower(), host.ssh.port or 22, host.root, host.connection)
-        first = seen.setdefault(place, host)
-        if first is not host:
-            message = f"hosts {first.name!r} and {host.name!r} have one address: {host.address}"
-            faults.add(message, host.where, f"the other one is at {first.where}")
-
-
-# ----------------------------------------------------------------------------------------- ports
-def _ports(inventory: Inventory, names: _Names) -> None:
-    used: dict[tuple[str, int], tuple[str, str | None]] = {}
-    for host in inventory.hosts:
-        for port, what, where in _own_ports(host):
-            _claim(used, host.name, port, (what, None), where, names.faults)
-    for balancer in inventory.balancers:
-        hosts = names.pattern(
-            names.node("balancers", balancer.name, "hosts"), f"balancers.{balancer.name}.hosts"
-        )
-        for port, where in _listens(balancer, names):
-            for host_name in hosts:
-                what = (f"balancer {balancer.name!r}", balancer.address)
-                _claim(used, host_name, port, what, where, names.faults)
-
-
-def _own_ports(host: Host) -> Iterator[tuple[int, str, Where | None]]:
-    """Ports of the librarian and of instances, as far as the inventory alone tells them."""
-    if host.root is not None:
-        return  # nothing runs there
-    if host.gpus or host.pins:
-        yield host.ollama.librarian_port, "the librarian", host.where
-    pinned = {index for pin in host.pins for index in pin.gpus}
-    for pin in host.pins:
-        lowest = min(pin.gpus, default=0)
-        yield pin.port or host.ollama.first_port + lowest, f"the instance of {_cards(pin)}", pin.where
-    for gpu in host.gpus:
-        if gpu.index not in pinned:
-            yield host.ollama.first_port + gpu.index, f"card {gpu.index}", host.where
-
-
-def _cards(pin: Pin) -> str:
-    return "card " + " and ".join(map(str, pin.gpus)) if pin.gpus else "no card"
-
-
-def _listens(balancer: Balancer, names: _Names) -> Iterator[tuple[int, Where | None]]:
-    node = names.node("balancers", balancer.name, "listen")
-    if balancer.routing != "per_port":
-        yield balancer.listen, node.where if node else balancer.where
-    for model, port in balancer.ports.items():
-        place = names.node("balancers", balancer.name, "ports", model)
-        yield port, place.where if place else balancer.where
-
-
-def _claim(
-    used: dict[tuple[str, int], tuple[str, str | None]],
-    host: str,
-    port: int,
-    what: tuple[str, str | None],
-    where: Where | None,
-    faults: Faults,
-) -> None:
-    name, address = what
-    first = used.setdefault((host, port), what)
-    apart = address is not None and first[1] is not None and address != first[1]
-    if first is not what and not apart:
-        hint = "choose another port"
-        faults.add(
-            f"port {port} of host {host!r} is used twice: by {first[0]} and {name}", where, hint, kind="port"
-        )
-
-
 # ------------------------------------------------------------------------------------- balancers
-def _balancer(balancer: Balancer, checked: Node, names: _Names) -> None:
+def _balancer(balancer: Balancer, names: Names) -> None:
     faults, subject = names.faults, f"balancers.{balancer.name}"
     for model in balancer.ports:
         place = names.node("balancers", balancer.name, "ports", model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # Variables that ogen itself sets, and the key that says the same.
 OWNED: dict[str, str] = {
-    "OLLAMA_HOST": "the port follows from the card's number; see ollama: {first_port: …} or 'port' of an instance",
+    "OLLAMA_HOST": "the port follows from the card's number; write ollama: {first_port: …}",
     "OLLAMA_MODELS": "write ollama: {models_dir: …}",
     "OLLAMA_NUM_PARALLEL": "write parallel: N in the model",
     "OLLAMA_CONTEXT_LENGTH": "write context: N in the model",
@@ -56,7 +56,7 @@ BOOLEANS = frozenset(
         "OLLAMA_NO_CLOUD",
     }
 )
-BOOLEAN_TEXTS = frozenset("1 t T TRUE true True 0 f F FALSE false False".split())
+BOOLEAN_TEXTS = frozenset(["1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"])
 
 # Variables that Ollama does not read any more: since which version, and what to do instead.
 GONE: dict[str, tuple[str, str]] = {

@@ -123,7 +123,7 @@ def _cards(node: Node, subject: str, faults: Faults) -> Node | None:
         count = card.get("count")
         number = 1 if count is None else count.value
         if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 64:
-            faults.add(f"{subject}: 'count' must be a number from 1 to 64", count and count.where)
+            faults.add(f"{subject}: 'count' must be a number from 1 to 64", (count or card).where)
             number = 1
         if count is not None:
             rest = {key: value for key, value in card.items() if key != "count"}

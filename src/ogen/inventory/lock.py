@@ -14,15 +14,15 @@ from .merging import bare
 from .model import Lock
 from .rules_hosts import key
 
-_UUIDS = {
+_UUIDS: dict[str, Any] = {
     "keysrules": {"type": "string", "check_with": "card_index"},
     "valuesrules": {"type": "string", "check_with": "uuid"},
 }
-_HOST = {
+_HOST: dict[str, Any] = {
     "ollama": key("The Ollama version that was seen.", type="string", form="text", check_with="version"),
     "uuids": key("Card number to UUID.", type="dict", **_UUIDS),
 }
-_SOURCE = {
+_SOURCE: dict[str, Any] = {
     "digest": key("The model's digest.", type="string", check_with="digest"),
     "size": key("Its bytes.", type="integer", min=0),
 }

@@ -20,7 +20,8 @@ def size(text: str) -> int | None:
     if not found or len(text) > 30:
         return None
     number, letter, binary = found.groups()
-    return round(float(number) * (1024 if binary else 1000) ** _POWERS[letter])
+    step = 1024 if binary else 1000
+    return round(float(number) * float(step ** _POWERS[letter]))
 
 
 def duration(text: str) -> float | None:
