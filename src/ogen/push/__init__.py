@@ -1,0 +1,146 @@
+"""Hosts over SSH or on this machine: look, compare, apply, roll back; by an agent that is sent along.
+
+Nothing here imports paramiko until a host is contacted through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..errors import HostError
+from ..inventory.model import Host
+from ..plan.model import Plan
+from ..release.model import Release
+from .access import Keyring
+from .contact import Contact, contact
+from .results import (
+    Comparison,
+    Event,
+    HostResult,
+    OnEvent,
+    Options,
+    Outcome,
+    Seen,
+    Status,
+    Target,
+    ignore,
+)
+from .rollout import Rollout, each, failure
+
+__all__ = [
+    "Comparison",
+    "Contact",
+    "Event",
+    "HostResult",
+    "Keyring",
+    "OnEvent",
+    "Options",
+    "Outcome",
+    "Seen",
+    "Status",
+    "Target",
+    "apply",
+    "collect",
+    "compare",
+    "contact",
+    "hello",
+    "history",
+    "rollback",
+    "targets",
+]
+
+R = TypeVar("R")
+_DEFAULT = Options()
+
+
+def targets(plan: Plan, releases: Iterable[Release]) -> tuple[Target, ...]:
+    """Releases with their hosts, and the instances that their balancers list."""
+    by_host = {r.host: r for r in releases}
+    return tuple(
+        Target(host.host, by_host[host.host.name], _needs(plan, host.host.name))
+        for host in plan.hosts
+        if host.host.name in by_host
+    )
+
+
+def _needs(plan: Plan, name: str) -> frozenset[tuple[str, str]]:
+    entries = [e for e in plan.entries if name in e.hosts]
+    return frozenset((m.host, m.instance) for e in entries for p in e.pools for m in p.members)
+
+
+def hello(
+    hosts: Sequence[Host], options: Options = _DEFAULT, on_event: OnEvent = ignore
+) -> dict[str, Mapping[str, Any] | HostError]:
+    """The facts of each host, or the error that kept us from them."""
+    return _ask(hosts, options, on_event, lambda one: one.hello())
+
+
+def compare(
+    wanted: Sequence[Target], options: Options = _DEFAULT, on_event: OnEvent = ignore
+) -> dict[str, Comparison | HostError]:
+    """Each host against its release, with the texts of what differs; changes nothing."""
+    releases = {t.host.name: t.release for t in wanted}
+    return _ask([t.host for t in wanted], options, on_event, lambda one: one.compare(releases[one.host.name]))
+
+
+def apply(wanted: Sequence[Target], options: Options = _DEFAULT, on_event: OnEvent = ignore) -> Outcome:
+    """The rollout: expand → switch → contract. Errors of hosts are results, not exceptions."""
+    return Rollout(wanted, options, on_event).run()
+
+
+def rollback(
+    hosts: Sequence[Host],
+    to: str | Mapping[str, str | None] | None = None,
+    options: Options = _DEFAULT,
+    on_event: OnEvent = ignore,
+) -> Outcome:
+    """Each host to its previous release, or to the one named (by host, or the same for all)."""
+
+    def one(host: Contact) -> Mapping[str, Any]:
+        return host.rollback(to.get(host.host.name) if isinstance(to, Mapping) else to)
+
+    found = _ask(hosts, options, on_event, one)
+    return Outcome(tuple(_rolled(host, found[host.name]) for host in hosts))
+
+
+def _rolled(host: Host, found: Mapping[str, Any] | HostError) -> HostResult:
+    if isinstance(found, HostError):
+        return failure(found)
+    return HostResult(
+        host.name,
+        "applied",
+        before=found["from"],
+        after=found["to"],
+        seconds=found["seconds"],
+        restarted=tuple(found["restarted"]),
+    )
+
+
+def history(
+    hosts: Sequence[Host], options: Options = _DEFAULT, on_event: OnEvent = ignore
+) -> dict[str, list[dict[str, Any]] | HostError]:
+    """The audit of each host, oldest first."""
+    return _ask(hosts, options, on_event, lambda one: one.history())
+
+
+def collect(
+    hosts: Sequence[Host], options: Options = _DEFAULT, on_event: OnEvent = ignore
+) -> dict[str, list[str] | HostError]:
+    """Removes releases that no host needs any more; their names."""
+    return _ask(hosts, options, on_event, lambda one: one.collect())
+
+
+def _ask(
+    hosts: Sequence[Host], options: Options, on_event: OnEvent, work: Callable[[Contact], R]
+) -> dict[str, R | HostError]:
+    """`work` with each host in threads."""
+
+    def one(host: Host) -> R | HostError:
+        try:
+            with contact(host, options, on_event) as opened:
+                return work(opened)
+        except HostError as error:
+            return error
+
+    return dict(zip((h.name for h in hosts), each(hosts, one, options.parallel), strict=True))

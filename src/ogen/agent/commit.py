@@ -1,0 +1,281 @@
+"""From the flip to the end: forward to proven, or back to what was; and recovery, which is the same.
+
+BEGIN, PREPARED          FLIP … RELOADED               PROVEN              END
+abort: nothing changed   forward once, else back       forward to END      nothing to do
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict, List, Optional
+
+from . import prove, store, systemd
+from .errors import AgentError, Broken
+from .journal import Record, idle
+from .prove import Patience
+from .systemd import Systemd
+from .transaction import (
+    Host,
+    Result,
+    Tell,
+    abort,
+    add_links,
+    audit,
+    collect,
+    drop_links,
+    flip,
+    quiet,
+)
+
+
+class Transaction:
+    """One transaction after its COMMIT; `first` is its BEGIN record, `done` units started by it."""
+
+    def __init__(self, host: Host, records: List[Record], tell: Tell = quiet, quick: bool = False) -> None:
+        self.host = host
+        self.records = records
+        self.first = records[0]
+        self.tell = tell
+        self.quick = quick
+        self.patience = Patience(**self.first["patience"])
+        self.systemd = Systemd(host.machine, quick=quick)
+        self.wish = host.store.manifest(self.first["to"])
+        self.force = host.store.manifest(self.first["from"])
+        self.started = host.machine.now()
+        self.done: Dict[str, str] = {r["unit"]: r["hash"] for r in records if r["rec"] == "RESTARTED"}
+
+    def record(self, rec: str, **more: Any) -> None:
+        self.host.journal.add(rec, **more)
+
+    # ------------------------------------------------------------------------------ forward
+    def run(self) -> Result:
+        """Forward; back if something can't be proven. Raises nothing but for a broken disk."""
+        try:
+            self.forward()
+        except AgentError as error:
+            return self.back(error)
+        except OSError as error:
+            return self.back(AgentError("the host's disk failed: %s" % error))
+        return self.finish()
+
+    def forward(self) -> None:
+        self.tell("commit", "flip", None)
+        self.record("FLIP")
+        flip(self.host, self.first["to"])
+        add_links(self.host, self.first["add"], late=True)
+        if self.host.live:
+            self.systemd.reload_files()
+            self.hold_off()
+            self.instances(self.wish, self.force)
+            self.balancers(self.wish, self.force)
+            self.rest(self.wish, self.force)
+            self.tell("commit", "stop what is no longer listed", None)
+            self.stop(systemd.removed(self.wish, self.force))
+        self.record("PROVEN")
+
+    def hold_off(self) -> None:
+        """Services of others that the release replaces, and removed instances in the way."""
+        others = [u for u in systemd.held_off(self.wish) if u in self.first["active"]]
+        self.stop(others + systemd.in_the_way(self.wish, self.force))
+
+    def stop(self, units: List[str]) -> None:
+        seen = systemd.states(self.host.machine, units)
+        self.systemd.do(
+            "stop", [u for u in units if seen[u].active != "inactive" and seen[u].loaded != "not-found"]
+        )
+
+    def move(self, wish: store.Manifest, force: store.Manifest, kinds: List[str]) -> Dict[str, str]:
+        """Starts and restarts the units of these kinds that need it; returns what it did."""
+        names = systemd.of_kind(wish, *kinds)
+        seen = systemd.states(self.host.machine, names)
+        chosen = systemd.plan(wish, force, seen, self.done)
+        moves = {n: chosen[n] for n in names if chosen[n] != "keep"}
+        for verb in ("restart", "start"):
+            units = [n for n, what in moves.items() if what == verb]
+            if units:
+                self.tell(verb, ", ".join(units), None)
+                self.systemd.do(verb, units)
+        self.note(wish, list(moves))
+        return moves
+
+    def note(self, wish: store.Manifest, names: List[str]) -> None:
+        hashes = {u["name"]: u["hash"] for u in wish["units"]}
+        for name in names:
+            self.done[name] = hashes[name]
+            self.record("RESTARTED", unit=name, hash=hashes[name])
+
+    def instances(self, wish: store.Manifest, force: store.Manifest, must: bool = True) -> None:
+        moves = self.move(wish, force, ["instance"])
+        proofs = [p for p in wish["instances"] if p["unit"] in moves]
+        if proofs and not self.quick:
+            self.prove_all(proofs)
+
+    def prove_all(self, proofs: List[Record]) -> None:
+        """All at once: a model's load takes its time."""
+        self.tell("prove", ", ".join(p["instance"] for p in proofs), None)
+        with ThreadPoolExecutor(max_workers=min(16, len(proofs))) as pool:
+            ends = [pool.submit(prove.instance, self.host.machine, p, self.patience) for p in proofs]
+            errors = [e for e in (end.exception() for end in ends) if e is not None]
+        for error in errors:
+            raise error
+
+    def balancers(self, wish: store.Manifest, force: store.Manifest) -> None:
+        gone = set(systemd.removed(wish, force))
+        self.stop([p["unit"] for p in force["balancers"] if p["unit"] in gone and wish["balancers"]])
+        before = systemd.states(self.host.machine, [p["unit"] for p in wish["balancers"]])
+        moves = self.move(wish, force, ["balancer"])
+        for proof in wish["balancers"]:
+            if proof["unit"] not in moves and prove.balancer_hash(self.host.machine, proof) != proof["hash"]:
+                self.tell("reload", proof["unit"], None)
+                self.systemd.do("reload", [proof["unit"]])
+                prove.balancer(self.host.machine, proof, self.patience, before[proof["unit"]].pid)
+                self.record("RELOADED", unit=proof["unit"])
+            elif proof["unit"] in moves and not self.quick:
+                prove.balancer(self.host.machine, proof, self.patience)
+
+    def rest(self, wish: store.Manifest, force: store.Manifest) -> None:
+        moves = self.move(wish, force, ["service"])
+        if moves and not self.quick:
+            prove.steady(self.host.machine, list(moves), self.patience)
+        self.move(wish, force, ["target", "timer"])
+        self.move(wish, force, ["oneshot"])
+
+    def finish(self) -> Result:
+        """After PROVEN: what is left can be done again at any time."""
+        drop_links(self.host, self.first["remove"])
+        if self.host.live and self.first["remove"]:
+            self.systemd.reload_files()
+        if self.first["from"] not in (None, self.first["to"]):
+            self.host.disk.symlink("releases/%s/tree" % self.first["from"], store.PREVIOUS)
+        result = self.result("applied", "")
+        audit(self.host, self.first, result, self.host.machine.now() - self.started)
+        self.record("END", how="applied")
+        collect(self.host)
+        return result
+
+    # --------------------------------------------------------------------------------- back
+    def back(self, error: AgentError) -> Result:
+        """Restores the previous release and proves it; only then it says rolled back."""
+        self.tell("revert", error.message, None)
+        try:
+            self.record("REVERTING", why=error.message)
+            self.restore()
+        except (AgentError, OSError) as worse:
+            return self.stuck(error, worse)
+        result = self.result("rolled_back", error.message, error)
+        audit(self.host, self.first, result, self.host.machine.now() - self.started)
+        self.record("END", how="rolled back", why=error.message)
+        return result
+
+    def restore(self) -> None:
+        wish, force = self.force, self.wish  # the other way round
+        drop_links(self.host, {p: t for p, t in self.first["add"].items() if p.startswith("/etc/nginx/")})
+        flip(self.host, self.first["from"])
+        old = self.host.store.links(self.first["from"])
+        drop_links(self.host, {p: t for p, t in self.first["add"].items() if p not in old})
+        for late in (False, True):
+            add_links(self.host, old, late)
+        if self.host.live:
+            self.restart_old(wish, force)
+        self.read_back()
+
+    def restart_old(self, wish: store.Manifest, force: store.Manifest) -> None:
+        """Units that were active before must be so again, from the old text."""
+        self.stop_new(systemd.removed(wish, force))
+        self.systemd.reload_files()
+        active = set(self.first["active"])
+        # What this transaction has started runs with the new hash; all else as it was.
+        old = {**wish, "units": [u for u in wish["units"] if u["name"] in active]}
+        self.instances(old, old)
+        self.balancers({**old, "balancers": [p for p in old["balancers"] if p["unit"] in active]}, old)
+        self.rest(old, old)
+        ours = {u["name"] for u in wish["units"]}
+        others = [u for u in self.first["active"] if u not in ours]
+        seen = systemd.states(self.host.machine, others)
+        self.systemd.do("start", [u for u in others if not seen[u].up])
+
+    def stop_new(self, units: List[str]) -> None:
+        """Stopping what the new release brought must not keep the old one from coming back."""
+        seen = systemd.states(self.host.machine, units)
+        loaded = [u for u in units if seen[u].loaded != "not-found" or seen[u].up]
+        if loaded:
+            self.host.machine.run(["systemctl", "stop", "--", *loaded], 120.0)
+            self.host.machine.run(["systemctl", "reset-failed", "--", *loaded])
+
+    def read_back(self) -> None:
+        """What is in force again is what was in force before, file by file."""
+        name = self.first["from"]
+        if self.host.store.current != name:
+            raise AgentError("current names %s, not %s" % (self.host.store.current, name))
+        for path, target in self.host.store.links(name).items():
+            if self.host.disk.link(path) != target:
+                raise AgentError("%s does not lead to the release" % path)
+
+    def stuck(self, error: AgentError, worse: Exception) -> Result:
+        message = "%s; and the previous release could not be proven: %s" % (error.message, worse)
+        log = list(error.log) + list(getattr(worse, "log", ()))
+        result = self.result(
+            "stuck", message, AgentError(message, "see `ogen status`; then apply again", log)
+        )
+        audit(self.host, self.first, result, self.host.machine.now() - self.started)
+        self.record("STUCK", why=message)
+        return result
+
+    def result(self, status: str, message: str, error: Optional[AgentError] = None) -> Result:
+        return {
+            "tx": self.first["tx"],
+            "status": status,
+            "message": message,
+            "from": self.first["from"],
+            "to": self.first["to"],
+            "current": self.host.store.current,
+            "log": list(error.log)[-20:] if error else [],
+            "hint": error.hint if error else None,
+            "restarted": sorted(self.done),
+            "seconds": round(self.host.machine.now() - self.started, 1),
+        }
+
+
+# ------------------------------------------------------------------------------------- recovery
+def recover(host: Host, tell: Tell = quiet, boot: bool = False) -> Optional[Result]:
+    """Brings an unfinished transaction to its end; None if there is none. Both locks must be held."""
+    try:
+        records = host.journal.records()
+    except Broken as error:
+        return _unreadable(host, error)
+    if idle(records):
+        return None
+    how = outcome(records, host.store.current, host.machine.boot())
+    tell("recover", "an earlier apply did not end: " + how, None)
+    if how == "abort":
+        abort(host, records[0], "recovered")
+        return None
+    transaction = Transaction(host, records, tell, quick=boot)
+    if how == "finish":
+        return transaction.finish()
+    if how == "forward":
+        transaction.record("AGAIN")
+        return transaction.run()
+    return transaction.back(AgentError("the apply was interrupted"))
+
+
+def outcome(records: List[Record], current: Optional[str], boot: str) -> str:
+    """What recovery does: abort, forward, back or finish; pure, see the table in the module's head."""
+    first, seen = records[0], [r["rec"] for r in records]
+    if "REVERTING" in seen:
+        return "back"
+    if "PROVEN" in seen:
+        return "finish"
+    flipped = "FLIP" in seen and (current == first["to"])
+    if not flipped:
+        return "abort"
+    same_boot = first["boot"] == boot
+    return "forward" if same_boot and "AGAIN" not in seen else "back"
+
+
+def _unreadable(host: Host, error: Broken) -> Result:
+    """Nobody knows what happened: what is in force stays, and the next apply starts from it."""
+    host.disk.rename("/etc/ogen/journal", "/etc/ogen/journal.broken")
+    host.journal.begin({"tx": "", "epoch": 0, "from": host.store.current, "to": host.store.current})
+    host.journal.add("STUCK", why=error.message)
+    return {"status": "stuck", "message": error.message, "hint": error.hint, "log": []}

@@ -1,0 +1,275 @@
+"""Every change of a file or folder that the agent makes, and no other module makes any.
+
+Paths are logical: absolute, as on the host; `root` relocates all of them. A path is walked folder by
+folder with O_NOFOLLOW, so that a symlink slipped into it leads nowhere, and must lie under ROOTS.
+What a function returns from is on the disk (fsync), except where it says otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import stat
+from typing import Callable, Iterator, List, Optional, Tuple
+
+from .errors import AgentError
+
+ROOTS = (
+    "/etc/ogen",
+    "/etc/systemd/system",
+    "/etc/nginx/conf.d",
+    "/etc/logrotate.d",
+    "/etc/tmpfiles.d",
+    "/run/ogen",
+)
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Hook = Callable[[str, str], None]
+
+
+def split(path: str) -> List[str]:
+    """The parts of an allowed path; AgentError for any other."""
+    parts = path.split("/")[1:]
+    if not path.startswith("/") or any(p in ("", ".", "..") or "\0" in p for p in parts):
+        raise AgentError("%r is not a plain absolute path" % path)
+    if not any(path == r or path.startswith(r + "/") for r in ROOTS):
+        raise AgentError("%s lies outside of the folders that ogen may write" % path)
+    return parts
+
+
+class Disk:
+    """The host's files; `before(operation, path)` is called ahead of every change."""
+
+    def __init__(self, root: str = "/", before: Optional[Hook] = None) -> None:
+        self.root = os.path.realpath(root)
+        self.relocated = self.root != "/"
+        self._before = before
+
+    # ------------------------------------------------------------------------------ looking
+    def real(self, path: str) -> str:
+        """Where a logical path lies."""
+        return self.root.rstrip("/") + path
+
+    def read(self, path: str, limit: int = -1) -> bytes:
+        with open(self.real(path), "rb") as file:
+            return file.read(limit)
+
+    def read_or(self, path: str, default: bytes = b"") -> bytes:
+        try:
+            return self.read(path)
+        except OSError:
+            return default
+
+    def lstat(self, path: str) -> Optional[os.stat_result]:
+        try:
+            return os.lstat(self.real(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def link(self, path: str) -> Optional[str]:
+        """A symlink's target; None for anything else."""
+        try:
+            return os.readlink(self.real(path))
+        except OSError:
+            return None
+
+    def names(self, path: str) -> List[str]:
+        try:
+            return sorted(os.listdir(self.real(path)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    # ----------------------------------------------------------------------------- changing
+    def _step(self, operation: str, path: str) -> None:
+        if self._before:
+            self._before(operation, path)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str) -> Iterator[Tuple[int, str]]:
+        """A descriptor of the folder that holds `path`, and the last part of it."""
+        parts = split(path)
+        folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in parts[:-1]:
+                inner = self._enter(part, folder, path)
+                os.close(folder)
+                folder = inner
+            yield folder, parts[-1]
+        finally:
+            os.close(folder)
+
+    @staticmethod
+    def _enter(part: str, folder: int, path: str) -> int:
+        try:
+            return os.open(part, _FOLDER, dir_fd=folder)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise AgentError("%s: %r on the way is not a folder" % (path, part)) from None
+            raise
+
+    def folder(self, path: str, mode: int = 0o755) -> None:
+        """Makes a folder, and those above it; one that exists is left as it is."""
+        parts = split(path)
+        for depth in range(1, len(parts) + 1):
+            self._one_folder("/" + "/".join(parts[:depth]), mode)
+
+    def _one_folder(self, path: str, mode: int) -> None:
+        found = self.lstat(path)
+        if found and stat.S_ISDIR(found.st_mode):
+            return
+        self._step("mkdir", path)
+        inside = any(path == r or path.startswith(r + "/") for r in ROOTS)
+        if not inside:  # /etc in a folder that stands for a host
+            os.mkdir(self.real(path), mode)
+            return
+        with self._parent(path) as (folder, name):
+            os.mkdir(name, mode, dir_fd=folder)
+            os.fsync(folder)
+
+    def create(
+        self, path: str, data: bytes, mode: int = 0o644, owner: str = "root", group: str = "root"
+    ) -> None:
+        """A new file with its content, owner and mode; the folder itself is not synced."""
+        with self._parent(path) as (folder, name):
+            self._step("create", path)
+            handle = os.open(name, _NEW, 0o600, dir_fd=folder)
+            try:
+                _write(handle, data)
+                if not self.relocated and os.geteuid() == 0:
+                    os.fchown(handle, uid(owner), gid(group))
+                os.fchmod(handle, mode)
+                self._step("fsync", path)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def replace(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        """The file is the old one or the new one at any time."""
+        new = path + ".new"
+        self.remove(new, sync=False)
+        self.create(new, data, mode)
+        self.rename(new, path)
+
+    def symlink(self, target: str, path: str) -> None:
+        """Makes or replaces a symlink; readers see the old one or the new one."""
+        new = path + ".new"
+        self.remove(new, sync=False)
+        with self._parent(new) as (folder, name):
+            self._step("symlink", new)
+            os.symlink(target, name, dir_fd=folder)
+        self.rename(new, path)
+
+    def rename(self, old: str, new: str) -> None:
+        """Within one folder."""
+        with self._parent(new) as (folder, name):
+            self._step("rename", new)
+            os.rename(old.rsplit("/", 1)[1], name, src_dir_fd=folder, dst_dir_fd=folder)
+            self._step("fsync", new)
+            os.fsync(folder)
+
+    def remove(self, path: str, sync: bool = True) -> None:
+        """Removes a file or symlink; that there is none is fine."""
+        if self.lstat(path) is None:
+            return
+        with self._parent(path) as (folder, name):
+            self._step("unlink", path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+            if sync:
+                os.fsync(folder)
+
+    def remove_tree(self, path: str) -> None:
+        """Removes a folder with all that is in it, never through a symlink; not synced."""
+        found = self.lstat(path)
+        if found is None:
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            self.remove(path, sync=False)
+            return
+        for name in self.names(path):
+            self.remove_tree(path + "/" + name)
+        with self._parent(path) as (folder, name):
+            self._step("rmdir", path)
+            os.rmdir(name, dir_fd=folder)
+
+    def remove_empty(self, path: str) -> None:
+        """Removes a folder when nothing is left in it."""
+        if self.lstat(path) and not self.names(path):
+            with self._parent(path) as (folder, name), contextlib.suppress(OSError):
+                self._step("rmdir", path)
+                os.rmdir(name, dir_fd=folder)
+
+    def sync_folder(self, path: str) -> None:
+        with self._opened(path) as folder:
+            self._step("fsync", path)
+            os.fsync(folder)
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
+        with self._parent(path) as (parent, name):
+            folder = self._enter(name, parent, path)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    def append(self, path: str, data: bytes, mode: int = 0o600, sync: bool = True) -> None:
+        """Adds to a file's end, making it if needed."""
+        with self._parent(path) as (folder, name):
+            self._step("append", path)
+            made = self.lstat(path) is None
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            handle = os.open(name, flags, mode, dir_fd=folder)
+            try:
+                _write(handle, data)
+                if sync:
+                    self._step("fsync", path)
+                    os.fdatasync(handle)
+            finally:
+                os.close(handle)
+            if made and sync:
+                os.fsync(folder)
+
+    def open_lock(self, path: str) -> int:
+        """A descriptor for flock; the file is made if needed."""
+        with self._parent(path) as (folder, name):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(name, flags, 0o600, dir_fd=folder)
+
+
+def _write(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def uid(name: str) -> int:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise AgentError("there is no user %r on this host" % name, "run `ogen provision` first") from None
+
+
+def gid(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise AgentError("there is no group %r on this host" % name, "run `ogen provision` first") from None
+
+
+def user_name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def group_name(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)

@@ -1,0 +1,80 @@
+"""The transaction's journal: one JSON line per record with its crc, on the disk before the next step.
+
+A torn last line counts as absent; any other bad line means that nobody can say what happened (Broken).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any, Dict, List, Optional
+
+from .disk import Disk
+from .errors import Broken
+
+PATH = "/etc/ogen/journal"
+#: records after which nothing is under way; STUCK too: the next apply starts from what is in force
+FINAL = ("END", "STUCK")
+
+Record = Dict[str, Any]
+
+
+def line(record: Record) -> bytes:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def parse(data: bytes) -> List[Record]:
+    """The records; raises Broken for damage anywhere but in the last line."""
+    lines = data.split(b"\n")
+    records = []
+    for number, text in enumerate(lines):
+        record = _record(text)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines) - 1 and any(lines[number + 1 :]):
+            raise Broken("line %d of %s is damaged" % (number + 1, PATH), "see `ogen status`")
+    return records
+
+
+def _record(text: bytes) -> Optional[Record]:
+    crc, _, body = text.partition(b" ")
+    try:
+        if int(crc, 16) != zlib.crc32(body):
+            return None
+        record = json.loads(body.decode())
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "rec" in record else None
+
+
+class Journal:
+    """The records of the last transaction; `begin` starts anew."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+
+    def records(self) -> List[Record]:
+        return parse(self.disk.read_or(PATH))
+
+    def begin(self, record: Record) -> None:
+        self.disk.replace(PATH, line({"rec": "BEGIN", **record}))
+
+    def add(self, rec: str, **more: Any) -> None:
+        self._mend()
+        self.disk.append(PATH, line({"rec": rec, **more}))
+
+    def _mend(self) -> None:
+        """Drops a torn last line, so that what is added next stands on a line of its own."""
+        data = self.disk.read_or(PATH)
+        if data and not data.endswith(b"\n"):
+            whole = data[: data.rfind(b"\n") + 1]
+            self.disk.replace(PATH, whole)
+
+
+def idle(records: List[Record]) -> bool:
+    return not records or records[-1]["rec"] in FINAL
+
+
+def epoch(records: List[Record]) -> int:
+    return max((int(r.get("epoch", 0)) for r in records), default=0)

@@ -1,0 +1,73 @@
+"""Locks that the kernel frees when their holder dies: `lock` for a session, `tx.lock` for the journal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from typing import Any, Dict, Optional
+
+from .disk import Disk
+from .errors import Locked
+
+SESSION = "/etc/ogen/lock"
+JOURNAL = "/etc/ogen/tx.lock"
+
+
+class Lock:
+    """One lock file; its text is a note about who holds it."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self.disk = disk
+        self.path = path
+        self.handle: Optional[int] = None
+
+    def take(self, note: Dict[str, Any], patience: float = 0.0) -> None:
+        """Raises Locked with the holder's note when it is held for longer than `patience` seconds."""
+        if self.handle is not None:
+            return
+        handle = self.disk.open_lock(self.path)
+        end = time.monotonic() + patience
+        while not _try(handle):
+            if time.monotonic() >= end:
+                os.close(handle)
+                raise Locked("another rollout holds this host: %s" % self.note())
+            time.sleep(0.05)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps({**note, "pid": os.getpid()}).encode(), 0)
+        self.handle = handle
+
+    def drop(self) -> None:
+        if self.handle is not None:
+            os.close(self.handle)
+            self.handle = None
+
+    def note(self) -> str:
+        """What the holder wrote, for people."""
+        try:
+            note = json.loads(self.disk.read_or(self.path).decode() or "{}")
+        except ValueError:
+            note = {}
+        shown = [str(note[k]) for k in ("who", "what", "pid") if note.get(k)]
+        return ", ".join(shown) or "it left no note"
+
+    def held(self) -> bool:
+        """Whether some process holds it; looks only, and so disturbs nobody (Linux)."""
+        found = self.disk.lstat(self.path)
+        if found is None:
+            return False
+        place = "%02x:%02x:%d" % (os.major(found.st_dev), os.minor(found.st_dev), found.st_ino)
+        try:
+            with open("/proc/locks", encoding="ascii", errors="replace") as file:
+                return any("FLOCK" in text and place in text.split() for text in file)
+        except OSError:
+            return False
+
+
+def _try(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,205 @@
+"""Who owns the commit: a service of its own on a live host, so that losing the session changes nothing.
+
+The session's agent stages, then starts the stored agent with `commit TX` through systemd-run and from
+there on only reads the progress file that the service writes. At boot `ogen-recover.service` and at
+the next contact any session bring to an end what was left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, Dict, List, Optional
+
+from . import commit as engine
+from . import journal, locks, systemd, transaction
+from .errors import AgentError
+from .transaction import Host, Locks, Result, Tell
+
+AGENTS = "/etc/ogen/agent"
+PROGRESS = "/run/ogen/progress.jsonl"
+UNIT = "ogen-tx.service"
+RECOVER = "/etc/systemd/system/ogen-recover.service"
+WANTED = "/etc/systemd/system/basic.target.wants/ogen-recover.service"
+
+_RECOVER_TEXT = """\
+# Written by ogen: brings an interrupted apply to its end at boot, before any of its units starts.
+[Unit]
+Description=ogen: end an interrupted apply
+DefaultDependencies=no
+RequiresMountsFor=/etc/ogen
+After=local-fs.target systemd-journald.socket systemd-tmpfiles-setup.service
+Before=basic.target shutdown.target
+Conflicts=shutdown.target
+ConditionPathExists=/etc/ogen/journal
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/env python3 -I %s recover
+TimeoutStartSec=120
+
+[Install]
+WantedBy=basic.target
+"""
+
+
+def agent_path(host: Host) -> str:
+    return "%s/%s.pyz" % (AGENTS, host.agent)
+
+
+def keep_agent(host: Host, bundle: bytes) -> None:
+    """Stores the running agent, so that the next contact need not send it."""
+    if bundle and host.agent and host.disk.read_or(agent_path(host)) != bundle:
+        host.disk.folder(AGENTS, 0o755)
+        host.disk.replace(agent_path(host), bundle, 0o644)
+
+
+def arm(host: Host) -> None:
+    """The unit that recovers at boot; written when it is not there yet, or names another agent."""
+    if not host.live:
+        return
+    text = (_RECOVER_TEXT % agent_path(host)).encode()
+    if host.disk.read_or(RECOVER) != text:
+        host.disk.replace(RECOVER, text, 0o644)
+    if host.disk.link(WANTED) != "../ogen-recover.service":
+        host.disk.folder(WANTED.rsplit("/", 1)[0])
+        host.disk.symlink("../ogen-recover.service", WANTED)
+
+
+# ------------------------------------------------------------------------------- the session's side
+def commit(host: Host, tx: str, held: Locks, tell: Tell) -> Result:
+    """Hands the transaction to its service, and watches; without systemd it is done right here."""
+    if not host.live:
+        _deaf()
+        return engine.Transaction(host, host.journal.records(), tell).run()
+    _forget_progress(host)
+    held.journal.drop()  # the service takes it; the session's own lock keeps others out
+    host.machine.run(["systemctl", "reset-failed", UNIT])
+    done = host.machine.run(command(host, tx))
+    if done.code:
+        held.journal.take({"what": "abort"}, patience=5.0)
+        transaction.abort(host, host.journal.records()[0], "systemd-run failed")
+        raise AgentError("the commit's service does not start: %s" % done.text.strip())
+    return follow(host, tx, tell)
+
+
+def command(host: Host, tx: str) -> List[str]:
+    """An abnormal end restarts the service, and it goes on where the journal says."""
+    options = ["Type=exec", "Restart=on-abnormal", "RestartSec=1", "KillMode=mixed", "OOMScoreAdjust=-500"]
+    properties = [part for option in options for part in ("-p", option)]
+    program = [sys.executable or "/usr/bin/python3", "-I", agent_path(host), "commit", tx]
+    return ["systemd-run", "--quiet", "--collect", "--unit=" + UNIT, *properties, "--", *program]
+
+
+def follow(host: Host, tx: str, tell: Tell) -> Result:
+    """The events of a transaction as its service writes them; returns its result."""
+    seen, quiet_since = 0, time.monotonic()
+    while True:
+        lines = _progress(host, tx)
+        for line in lines[seen:]:
+            if "result" in line:
+                return dict(line["result"])
+            tell(line["event"], line["text"], line.get("percent"))
+            quiet_since = time.monotonic()
+        seen = len(lines)
+        if time.monotonic() - quiet_since > 3.0 and not _running(host):
+            return _ended(host, tx, tell)
+        time.sleep(0.03)
+
+
+def _running(host: Host) -> bool:
+    return systemd.states(host.machine, [UNIT])[UNIT].active in ("active", "activating")
+
+
+def _ended(host: Host, tx: str, tell: Tell) -> Result:
+    """The service is gone and left no result: recovery, unless somebody did it meanwhile."""
+    lock = locks.Lock(host.disk, locks.JOURNAL)
+    lock.take({"what": "recover"}, patience=10.0)
+    try:
+        result = engine.recover(host, tell)
+    finally:
+        lock.drop()
+    if result is not None and result.get("tx") == tx:
+        return result
+    for entry in reversed(transaction.history(host)):
+        if entry.get("tx") == tx:
+            return {**entry, "current": host.store.current, "log": []}
+    return {"tx": tx, "status": "aborted", "message": "the transaction was aborted", "log": []}
+
+
+def _progress(host: Host, tx: str) -> List[Dict[str, Any]]:
+    found = []
+    for text in host.disk.read_or(PROGRESS).decode("utf-8", "replace").splitlines(keepends=True):
+        try:
+            line = json.loads(text) if text.endswith("\n") else {}
+        except ValueError:
+            line = {}
+        if line.get("tx") == tx:
+            found.append(line)
+    return found
+
+
+def _forget_progress(host: Host) -> None:
+    host.disk.folder(os.path.dirname(PROGRESS))
+    host.disk.remove(PROGRESS, sync=False)
+
+
+# ------------------------------------------------------------------------------- the service's side
+def run_commit(host: Host, tx: str) -> int:
+    """What ogen-tx.service runs: the transaction `tx`, if it is still the one that was prepared."""
+    _deaf()
+    lock = locks.Lock(host.disk, locks.JOURNAL)
+    lock.take({"what": "commit " + tx}, patience=10.0)
+    try:
+        records = host.journal.records()
+        if not records or records[0].get("tx") != tx or journal.idle(records):
+            return 0
+        tell = _teller(host, tx)
+        if records[-1]["rec"] == "PREPARED":
+            result: Optional[Result] = engine.Transaction(host, records, tell).run()
+        else:  # an earlier run of this service was killed
+            result = engine.recover(host, tell)
+        _write(
+            host, {"tx": tx, "result": result or {"tx": tx, "status": "aborted", "message": "", "log": []}}
+        )
+    finally:
+        lock.drop()
+    return 0
+
+
+def run_recover(host: Host) -> int:
+    """What ogen-recover.service runs at boot."""
+    held = Locks(host)
+    held.take({"what": "recovery at boot"}, patience=10.0)
+    try:
+        result = engine.recover(host, boot=True)
+    finally:
+        held.drop()
+    if result is not None:
+        sys.stderr.write("ogen: %s %s\n" % (result["status"], result.get("message", "")))
+    return 1 if result is not None and result["status"] == "stuck" else 0
+
+
+def _teller(host: Host, tx: str) -> Tell:
+    def tell(phase: str, text: str, percent: Optional[float] = None) -> None:
+        _write(host, {"tx": tx, "event": phase, "text": text, "percent": percent})
+
+    return tell
+
+
+def _write(host: Host, line: Dict[str, Any]) -> None:
+    """Progress is for watchers: losing it changes nothing."""
+    try:
+        host.disk.folder(os.path.dirname(PROGRESS))
+        host.disk.append(PROGRESS, json.dumps(line).encode() + b"\n", sync=False)
+    except OSError:
+        pass
+
+
+def _deaf() -> None:
+    """From the commit on, a lost session or a polite kill means nothing."""
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,137 @@
+"""Stage: the release's tree is written beside the one in force, whole and on the disk, and then checked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+
+from . import librarian, store, validate
+from .disk import Disk
+from .errors import AgentError, Changed
+from .machine import Machine
+from .store import Store
+
+Tell = Callable[[str, str, Optional[float]], None]
+Contents = Dict[str, bytes]  # sha256 → content
+
+RESERVE = 16 * 1024 * 1024  # bytes and
+INODES = 256  # files that must stay free for the rest of the transaction
+
+
+class Stage:
+    """Writes a release into `releases/.new`, and gives it its name when it is complete."""
+
+    def __init__(self, disk: Disk, tools: Machine, manifest: store.Manifest, contents: Contents) -> None:
+        self.disk = disk
+        self.machine = tools
+        self.store = Store(disk)
+        self.manifest = manifest
+        self.contents = contents
+        self.release = store.identify(manifest)
+        self.folder = "%s/.new" % store.RELEASES
+
+    def run(self, tell: Tell) -> Tuple[str, List[str]]:
+        """The name of the complete release, and what could not be checked here."""
+        self.check_room()
+        self.disk.remove_tree(self.folder)
+        tell("stage", "%d files" % len(self.manifest["files"]), None)
+        self.write()
+        skipped = self.models(tell)
+        tell("validate", "checking the staged files", None)
+        skipped += validate.validate(self.disk, self.machine, self.manifest, self.folder + "/tree")
+        return self.name(), skipped
+
+    def check_room(self) -> None:
+        need = sum(e["size"] + 4096 for e in self.manifest["files"]) + RESERVE
+        found = os.statvfs(_existing(self.disk.real(store.HOME)))
+        if found.f_bavail * found.f_frsize < need or (found.f_files > 0 and found.f_favail < INODES):
+            raise AgentError("no room in %s for a release" % store.HOME, "free some space on its file system")
+
+    # ----------------------------------------------------------------------------- writing
+    def write(self) -> None:
+        self.disk.folder(self.folder + "/tree")
+        folders: Set[str] = set()
+        for entry in self.manifest["files"]:
+            self._file(entry["stored"], self._content(entry), entry, folders)
+        self.disk.create(self.folder + "/manifest.json", store.canonical(self.manifest), 0o600)
+        self._sync(folders)
+
+    def _file(self, stored: str, data: bytes, entry: Dict[str, Any], folders: Set[str]) -> None:
+        path = "%s/tree/%s" % (self.folder, stored)
+        above = path.rpartition("/")[0]
+        if above not in folders:
+            self.disk.folder(above)
+            while above != self.folder:
+                folders.add(above)
+                above = above.rpartition("/")[0]
+        self.disk.create(path, data, entry["mode"], entry["owner"], entry["group"])
+
+    def _content(self, entry: store.Entry) -> bytes:
+        data = self.contents.get(entry["sha256"])
+        if data is None:
+            data = self._on_host(entry["sha256"])
+        if len(data) != entry["size"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise AgentError("%s came with another content than its manifest says" % entry["path"])
+        return data
+
+    def _on_host(self, wanted: str) -> bytes:
+        for entry in self.store.contents():
+            if entry["sha256"] == wanted:
+                data = self.disk.read_or(entry["at"])
+                if hashlib.sha256(data).hexdigest() == wanted:
+                    return data
+        raise Changed("a file that the host had is gone or edited", "run the command again")
+
+    def _sync(self, folders: Set[str]) -> None:
+        for folder in sorted(folders, key=len, reverse=True):
+            self.disk.sync_folder(folder)
+        self.disk.sync_folder(self.folder)
+
+    # ------------------------------------------------------------------------------ models
+    def models(self, tell: Tell) -> List[str]:
+        """Creates what is missing, then copies the views."""
+        skipped = []
+        if self.disk.relocated:
+            skipped = ["models"] if self.manifest["models"] else []
+        elif self.manifest["models"]:
+            librarian.provide(
+                self.machine,
+                self.manifest,
+                self._librarian_unit(),
+                lambda text, part: tell("models", text, part),
+            )
+        self._views()
+        return skipped
+
+    def _librarian_unit(self) -> str:
+        path = str(self.manifest["librarian"]["unit"])
+        entry = next((e for e in self.manifest["files"] if e["path"] == path), None)
+        if entry is None:
+            raise AgentError("the release names %s as the librarian's unit, but does not hold it" % path)
+        return self.disk.read("%s/tree/%s" % (self.folder, entry["stored"])).decode()
+
+    def _views(self) -> None:
+        made: Dict[str, str] = {}
+        folders: Set[str] = set()
+        for one in self.manifest["views"]:
+            if not one["path"].startswith(store.CURRENT + "/"):
+                raise AgentError("%s: a view lies outside of the release" % one["path"])
+            stored = one["path"][len(store.CURRENT) + 1 :]
+            data = librarian.view(self.manifest, one, self.disk.relocated)
+            self._file(stored, data, {"mode": 0o644, "owner": "root", "group": "root"}, folders)
+            made[stored] = librarian.digest(data)
+        self.disk.create(self.folder + "/views.json", store.canonical(made), 0o600)
+        self._sync(folders)
+
+    def name(self) -> str:
+        """Gives the release its name: from here on it is a release like any other."""
+        name = self.store.fresh(self.release)
+        self.disk.rename(self.folder, "%s/%s" % (store.RELEASES, name))
+        return name
+
+
+def _existing(path: str) -> str:
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path

@@ -1,0 +1,134 @@
+"""The host's own checkers on a staged tree: nginx -t, systemd-analyze verify, python and shell syntax.
+
+They run in a mount namespace of their own, in which the staged tree is /etc/ogen/current and what
+they write (pid files, logs, temporary folders) is thrown away. A checker that prints anything about a
+staged file does not take the release, whatever its exit status: systemd-analyze exits 0 for bad values.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import List
+
+from . import librarian, store
+from .disk import Disk
+from .errors import Refused
+from .machine import Machine
+
+_FOLDERS = ("RuntimeDirectory", "/run"), ("LogsDirectory", "/var/log"), ("StateDirectory", "/var/lib")
+_FINE = ("syntax is ok", "test is successful")
+
+#: $1 is the staged tree; what follows are the folders to make, "--", and the command
+_SANDBOX = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/.ogen-stage
+mount --bind "$1" /run/.ogen-stage; shift
+mount -t tmpfs -o mode=755 tmpfs /etc/ogen
+mkdir /etc/ogen/current
+mount --bind /run/.ogen-stage /etc/ogen/current
+for folder in /var/log /var/lib/nginx; do
+    if [ -d "$folder" ]; then mount -t tmpfs -o mode=755 tmpfs "$folder"; fi
+done
+mkdir -p /var/log/nginx /var/log/ogen
+while [ "$1" != -- ]; do mkdir -p "$1"; shift; done; shift
+exec "$@"
+"""
+
+
+def validate(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str) -> List[str]:
+    """Raises Refused; returns what was not checked, for the report."""
+    scripts(disk, machine, manifest, tree)
+    if disk.relocated:
+        return [
+            w
+            for w, there in (("nginx -t", manifest["balancers"]), ("systemd-analyze", manifest["units"]))
+            if there
+        ]
+    units(disk, machine, manifest, tree)
+    for proof in manifest["balancers"]:
+        nginx(disk, machine, manifest, tree, proof)
+    return []
+
+
+def sandboxed(machine: Machine, disk: Disk, tree: str, folders: List[str], command: List[str]) -> List[str]:
+    """The lines that a command prints; the last one tells a bad exit status."""
+    shell = ["unshare", "-m", "sh", "-c", _SANDBOX, "sandbox", disk.real(tree), *folders, "--", *command]
+    done = machine.run(shell, timeout=120.0)
+    return done.lines + (["exit status %d" % done.code] if done.code else [])
+
+
+# -------------------------------------------------------------------------------------- systemd
+def units(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str) -> None:
+    paths = {"%s/%s" % (store.UNITS, u["name"]) for u in manifest["units"]}
+    staged = [store.CURRENT + "/" + e["stored"] for e in manifest["files"] if e["path"] in paths]
+    if not staged:
+        return
+    lines = sandboxed(machine, disk, tree, [], ["systemd-analyze", "verify", "--man=no", *staged])
+    names = [u["name"] for u in manifest["units"]]
+    if any(store.CURRENT in line or any(n in line for n in names) for line in lines) or (
+        lines and lines[-1].startswith("exit status")
+    ):
+        raise Refused("systemd-analyze verify does not take the units: %s" % lines[0], log=lines[-20:])
+
+
+# ---------------------------------------------------------------------------------------- nginx
+def nginx(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str, proof: store.Entry) -> None:
+    unit = _unit_text(disk, manifest, tree, proof["unit"])
+    program = _program(unit)
+    folders = unit_folders(unit)
+    lines = sandboxed(machine, disk, tree, folders, [program, "-t", "-c", proof["config"]])
+    lines = [line for line in lines if not line.endswith(_FINE)]
+    if lines:
+        raise Refused("nginx does not take %s: %s" % (proof["config"], lines[0]), log=lines[-20:])
+
+
+def _unit_text(disk: Disk, manifest: store.Manifest, tree: str, name: str) -> str:
+    path = "%s/%s" % (store.UNITS, name)
+    entry = next((e for e in manifest["files"] if e["path"] == path), None)
+    return disk.read("%s/%s" % (tree, entry["stored"])).decode("utf-8", "replace") if entry else ""
+
+
+def _program(unit: str) -> str:
+    commands = [value for key, value in librarian.service_lines(unit) if key == "ExecStart"]
+    return shlex.split(commands[-1])[0].lstrip("-@:+!") if commands else "nginx"
+
+
+def unit_folders(unit: str) -> List[str]:
+    """The folders that systemd makes before it starts the unit."""
+    places = dict(_FOLDERS)
+    return [
+        "%s/%s" % (places[key], name)
+        for key, value in librarian.service_lines(unit)
+        if key in places
+        for name in value.split()
+    ]
+
+
+# -------------------------------------------------------------------------------------- scripts
+def scripts(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str) -> None:
+    """Syntax of what begins with #!: python in this process, shells by their own -n."""
+    for entry in manifest["files"]:
+        data = disk.read("%s/%s" % (tree, entry["stored"]))
+        first = data.split(b"\n", 1)[0].decode("utf-8", "replace")
+        if not first.startswith("#!"):
+            continue
+        if "python" in first:
+            _python(entry["path"], data)
+        elif first.rstrip().endswith("sh"):
+            _shell(machine, first, entry["path"], disk.real("%s/%s" % (tree, entry["stored"])))
+
+
+def _python(path: str, data: bytes) -> None:
+    try:
+        compile(data, path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        raise Refused("%s is not Python: %s" % (path, error)) from None
+
+
+def _shell(machine: Machine, first: str, path: str, real: str) -> None:
+    shell = "bash" if first.rstrip().endswith("bash") else "sh"
+    done = machine.run([shell, "-n", real])
+    if done.code or done.lines:
+        raise Refused("%s is not %s: %s" % (path, shell, done.text.strip()[:200]), log=done.lines[-20:])

@@ -1,0 +1,97 @@
+"""The command line that starts the agent as root, and the wait for its greeting.
+
+Nothing is ever sent to a program that has not greeted: not to sudo, not to a login's profile. A
+password goes out once, after sudo's prompt with our nonce was seen; a second prompt ends the attempt.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shlex
+import time
+from dataclasses import dataclass
+
+from ..errors import BecomeError, HostError, RemoteError
+from ..inventory.model import Host
+from .bundle import BOOTSTRAP, Bundle
+from .pipes import Pipe
+
+GREETING = 30.0  # seconds until the agent's first word
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of the agent; `nonce` tells its greeting and sudo's prompt from any other text."""
+
+    command: tuple[str, ...]
+    nonce: str
+    become: bool
+    password: str | None = None
+
+    @property
+    def prompt(self) -> bytes:
+        return f"sudo {self.nonce}:".encode()
+
+    @property
+    def line(self) -> str:
+        """As one line for a login shell."""
+        return shlex.join(self.command)
+
+
+def start(host: Host, agent: Bundle, password: str | None, *, local: bool = False) -> Start:
+    """`password` is sudo's; without one sudo must not ask."""
+    nonce = secrets.token_hex(8)
+    python = (host.python, "-I", "-c", BOOTSTRAP, nonce, agent.sha256, host.root or "/")
+    become = host.ssh.become and not host.root
+    if not become:
+        return Start(python, nonce, False)
+    if password is None:
+        return Start(("sudo", "-n", "--", *python), nonce, True)
+    prompt = f"sudo {nonce}:"
+    return Start(("sudo", "-k", "-S", "-p", prompt, "--", *python), nonce, True, password)
+
+
+def greet(pipe: Pipe, begun: Start, host: Host) -> bool:
+    """Waits for the greeting; whether the host has the agent already."""
+    end = time.monotonic() + GREETING
+    asked = False
+    wanted = re.compile(rb"^ogen %s (have|need)\n" % begun.nonce.encode(), re.MULTILINE)
+    while True:
+        found = wanted.search(bytes(pipe.out))
+        if found:
+            have = found.group(1) == b"have"
+            del pipe.out[: found.end()]
+            return have
+        if begun.prompt in pipe.err:
+            if asked or begun.password is None:
+                raise BecomeError(f"sudo on {host.name} does not take the password", host=host.name)
+            asked = True
+            pipe.err.clear()
+            pipe.send(begun.password.encode() + b"\n")
+        if pipe.ended:
+            raise refusal(pipe, begun, host)
+        pipe.pump(end, "greeting of the agent")
+
+
+def refusal(pipe: Pipe, begun: Start, host: Host) -> HostError:
+    """Why the agent did not start, from what the host said."""
+    said = pipe.said() or pipe.out.decode("utf-8", "replace").strip()
+    log = said.splitlines()[-20:]
+    user = host.ssh.user or "USER"
+    if begun.become and "sudo" in said:
+        if "tty" in said:
+            hint = f"add to sudoers: Defaults:{user} !requiretty"
+        elif "password is required" in said or "terminal is required" in said:
+            hint = f"set ssh.become_password, or add to sudoers: {user} ALL=(root) NOPASSWD: ALL"
+        elif "command not found" in said or "not found" in said:
+            hint = "install sudo, or connect as root with become: false"
+        else:
+            hint = f"add to sudoers: {user} ALL=(root) NOPASSWD: ALL"
+        last = log[-1] if log else "it says nothing"
+        return BecomeError(f"root can't be had: {last}", host=host.name, log=log, hint=hint)
+    if pipe.status() == 127 or "not found" in said:
+        return RemoteError(
+            f"{host.python} is not there", host=host.name, log=log, hint="run `ogen provision` for it"
+        )
+    return RemoteError("the agent does not start", host=host.name, log=log)

@@ -1,0 +1,172 @@
+"""A conversation with the agent of one host: connect, greet, ask, watch, and let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from ..agent import frames
+from ..errors import ConnectError, HostError, LockedError, RemoteError, RolledBack
+from ..inventory.model import Host
+from ..release.model import Release
+from . import become
+from .bundle import bundle
+from .pipes import Pipe, ProcessPipe
+from .results import Comparison, Event, OnEvent, Options, comparison, ignore
+
+Reply = tuple[dict[str, Any], bytes]
+
+
+class _Closing(Protocol):
+    def close(self) -> None: ...
+
+
+class Contact:
+    """Requests and replies; made by `contact`."""
+
+    def __init__(self, host: Host, pipe: Pipe, options: Options, on_event: OnEvent) -> None:
+        self.host = host
+        self.pipe = pipe
+        self.options = options
+        self.on_event = on_event
+
+    def tell(self, phase: str, message: str = "", percent: float | None = None) -> None:
+        self.on_event(Event(self.host.name, phase, message, percent))
+
+    # ---------------------------------------------------------------------------- requests
+    def hello(self, *, full: bool = True) -> Mapping[str, Any]:
+        """The host's facts."""
+        facts: Mapping[str, Any] = self.ask({"op": "hello", "full": full})[0]["facts"]
+        return facts
+
+    def compare(self, release: Release, *, text: bool = True) -> Comparison:
+        reply, texts = self.ask({"op": "compare", "manifest": release.manifest(), "text": text})
+        return comparison(self.host.name, reply["report"], texts)
+
+    def apply(self, release: Release, seen: Comparison) -> Mapping[str, Any]:
+        """Stages and commits; raises for all but success. The result is the agent's."""
+        contents = {f.sha256: f.content for f in release.files if f.sha256 in seen.missing}
+        request = {
+            "op": "apply",
+            "manifest": release.manifest(),
+            "contents": [[digest, len(data)] for digest, data in contents.items()],
+            **self._request(seen.current),
+        }
+        return self.transact(request, b"".join(contents.values()))
+
+    def rollback(self, to: str | None) -> Mapping[str, Any]:
+        request = {"op": "rollback", "to": to, **self._request(None)}
+        del request["base"]
+        return self.transact(request)
+
+    def history(self) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = self.ask({"op": "history"})[0]["entries"]
+        return entries
+
+    def releases(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask({"op": "releases"})[0]["releases"]
+        return found
+
+    def collect(self) -> list[str]:
+        """Removes releases that nobody needs; returns their names."""
+        gone: list[str] = self.ask({"op": "gc", "who": self.options.who})[0]["gone"]
+        return gone
+
+    def steps(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs a playbook's compiled steps; the agent's results: `results`, `changed`, `failed`."""
+        whole: dict[str, Any] = self.ask({"op": "steps", "document": dict(document)})[0]["whole"]
+        return whole
+
+    def attach(self, tx: str) -> Mapping[str, Any]:
+        """Watches a transaction that an earlier connection began."""
+        return self._checked(self.ask({"op": "attach", "tx": tx})[0])
+
+    def _request(self, base: str | None) -> dict[str, Any]:
+        options = self.options
+        return {"who": options.who, "git": options.git, "patience": options.patience(), "base": base}
+
+    def transact(self, request: Mapping[str, Any], data: bytes = b"") -> Mapping[str, Any]:
+        reply, _ = self.ask(request, data)
+        if reply["reply"] == "prepared":
+            reply, _ = self.ask({"op": "commit", "tx": reply["tx"], "epoch": reply["epoch"]})
+        return self._checked(reply)
+
+    def _checked(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        status, message = result["status"], str(result.get("message", ""))
+        log, hint = result.get("log", ()), result.get("hint")
+        if status == "rolled_back":
+            raise RolledBack(message, host=self.host.name, log=log, hint=hint)
+        if status != "applied":
+            raise RemoteError(message or status, host=self.host.name, log=log, hint=hint)
+        return result
+
+    # ----------------------------------------------------------------------------- the wire
+    def ask(self, message: Mapping[str, Any], data: bytes = b"") -> Reply:
+        """The reply to one request; events on the way are passed on, an error reply is raised."""
+        self.pipe.send(frames.pack(dict(message), data))
+        while True:
+            reply, more = self._frame()
+            if "event" in reply:
+                self.tell(str(reply["event"]), str(reply["text"]), reply.get("percent"))
+            elif reply.get("reply") == "error":
+                raise self._error(reply)
+            else:
+                return reply, more
+
+    def _frame(self) -> Reply:
+        try:
+            frame = frames.read(lambda count: self.pipe.take(count, self.options.silence))
+        except frames.FrameError as error:
+            raise self._lost(str(error)) from None
+        if frame is None:
+            raise self._lost("the agent ended")
+        return frame
+
+    def _lost(self, why: str) -> HostError:
+        log = self.pipe.said().splitlines()[-20:]
+        if log:
+            return RemoteError(f"{why}: {log[-1]}", host=self.host.name, log=log)
+        return ConnectError(f"the connection was lost: {why}", host=self.host.name)
+
+    def _error(self, reply: Mapping[str, Any]) -> HostError:
+        message, hint, log = str(reply["message"]), reply.get("hint"), reply.get("log", ())
+        host = self.host.name
+        if reply["kind"] == "locked":
+            return LockedError(message, host=host, hint=hint, log=log)
+        if reply["kind"] == "refused":
+            return RolledBack(f"refused before anything changed: {message}", host=host, hint=hint, log=log)
+        return RemoteError(message, host=host, hint=hint, log=log)
+
+
+@contextmanager
+def contact(host: Host, options: Options, on_event: OnEvent = ignore) -> Iterator[Contact]:
+    """Starts the agent on a host, by one exec of one connection; closed whatever happens."""
+    ssh = host.ssh
+    password = options.keyring.reveal(ssh.become_password) if ssh.become_password else None
+    begun = become.start(host, bundle(), password)
+    on_event(Event(host.name, "connect"))
+    opened: list[_Closing] = []
+    try:
+        pipe = _open(host, begun, options, opened)
+        opened.append(pipe)
+        if not become.greet(pipe, begun, host):
+            pipe.send(bundle().sent)
+        yield Contact(host, pipe, options, on_event)
+    finally:
+        for one in reversed(opened):
+            one.close()
+
+
+def _open(host: Host, begun: become.Start, options: Options, opened: list[_Closing]) -> Pipe:
+    if host.connection == "local":
+        return ProcessPipe(host.name, begun.command)
+    if host.transport == "openssh":
+        from . import openssh
+
+        return ProcessPipe(host.name, openssh.command(host, begun.line, options.keyring))
+    from . import ssh
+
+    connection = ssh.connect(host, options.keyring)
+    opened.append(connection)
+    return connection.run(begun.line)

@@ -1,0 +1,228 @@
+"""Over hosts: look at all of them, then expand → switch → contract.
+
+expand: hosts that lose no instance. switch: hosts with balancers. contract: hosts that lose one, when
+nobody routes to it any more. A balancer is switched only if every instance that it will list is in
+force: if the host of one failed and does not serve that instance from its old release, the balancer
+keeps its old configuration (`withheld`), and so do the hosts that would lose an instance.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from ..errors import ConnectError, HostError, LockedError, RemoteError, RolledBack
+from .contact import Contact, contact
+from .results import (
+    Comparison,
+    Event,
+    HostResult,
+    OnEvent,
+    Options,
+    Outcome,
+    Status,
+    Target,
+    ignore,
+)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def loses(target: Target, seen: Comparison) -> bool:
+    """Whether an instance that is in force now is no longer wanted."""
+    return bool(set(seen.instances) - {p.instance for p in target.release.instances})
+
+
+def stages(targets: Sequence[Target], seen: Mapping[str, Comparison]) -> tuple[list[Target], ...]:
+    """expand, switch, contract; hosts that were not seen, or have nothing to do, are in none."""
+    expand: list[Target] = []
+    switch: list[Target] = []
+    contract: list[Target] = []
+    for target in targets:
+        found = seen.get(target.host.name)
+        if found is None or found.unchanged:
+            continue
+        if target.release.balancers:
+            switch.append(target)
+        elif loses(target, found):
+            contract.append(target)
+        else:
+            expand.append(target)
+    return expand, switch, contract
+
+
+def in_force(
+    targets: Sequence[Target], seen: Mapping[str, Comparison], results: Mapping[str, HostResult]
+) -> frozenset[tuple[str, str]]:
+    """(host, instance) that serve now: the new ones where it went well, else the old ones."""
+    found: set[tuple[str, str]] = set()
+    for target in targets:
+        name = target.host.name
+        result, before = results.get(name), seen.get(name)
+        if (result and result.status in ("applied", "unchanged")) or (before and before.unchanged):
+            found |= {(name, p.instance) for p in target.release.instances}
+        elif before:
+            found |= {(name, instance) for instance in before.instances}
+    return frozenset(found)
+
+
+def lacking(target: Target, targets: Sequence[Target], serving: frozenset[tuple[str, str]]) -> list[str]:
+    """Instances that a balancer host's release lists, but that are not in force.
+
+    Instances of hosts that are not part of this rollout are taken to be as they were.
+    """
+    ours = {t.host.name for t in targets if t is not target}
+    return sorted(f"{h}/{i}" for h, i in target.needs if h in ours and (h, i) not in serving)
+
+
+def each(items: Iterable[T], work: Callable[[T], R], parallel: int) -> list[R]:
+    """`work` on all items in threads, results in order."""
+    todo = list(items)
+    if len(todo) < 2:
+        return [work(item) for item in todo]
+    with ThreadPoolExecutor(max_workers=max(1, min(parallel, len(todo)))) as pool:
+        return list(pool.map(work, todo))
+
+
+_STATUS: Mapping[type[HostError], Status] = {
+    ConnectError: "unreachable",
+    LockedError: "locked",
+    RolledBack: "rolled_back",
+}
+
+
+def failure(error: HostError, seconds: float = 0.0, seen: Comparison | None = None) -> HostResult:
+    status: Status = _STATUS.get(type(error), "failed")
+    before = seen.current if seen else None
+    return HostResult(
+        error.host, status, error.message, error, before, before, round(seconds, 2), comparison=seen
+    )
+
+
+@dataclass
+class Rollout:
+    """One run over the targets. Connections stay open from the first look to the host's own apply."""
+
+    targets: Sequence[Target]
+    options: Options
+    on_event: OnEvent = ignore
+    results: dict[str, HostResult] = field(default_factory=dict)
+    seen: dict[str, Comparison] = field(default_factory=dict)
+    contacts: dict[str, Contact] = field(default_factory=dict)
+
+    def run(self) -> Outcome:
+        with ExitStack() as stack:
+            self.look(stack)
+            self.unchanged()
+            expand, switch, contract = stages(self.targets, self.seen)
+            self.apply(expand)
+            self.apply(self.allowed(switch))
+            self.apply(self.after(switch, contract))
+        return Outcome(tuple(self.results[t.host.name] for t in self.targets))
+
+    def look(self, stack: ExitStack) -> None:
+        """Connects to all hosts and compares; what can't be reached is a result already."""
+        for target, contact_, found in each(self.targets, self._look, self.options.parallel):
+            name = target.host.name
+            if isinstance(found, HostResult):
+                self.results[name] = found
+            elif contact_ is not None:
+                stack.enter_context(contact_.closing)
+                self.seen[name], self.contacts[name] = found, contact_.contact
+
+    def _look(self, target: Target) -> tuple[Target, _Open | None, Comparison | HostResult]:
+        begun = time.monotonic()
+        stack = ExitStack()
+        try:
+            one = stack.enter_context(contact(target.host, self.options, self.on_event))
+            one.tell("compare")
+            return target, _Open(one, stack), one.compare(target.release, text=False)
+        except HostError as error:
+            stack.close()
+            self.on_event(Event(target.host.name, "done", str(error)))
+            return target, None, failure(error, time.monotonic() - begun)
+        except BaseException:
+            stack.close()
+            raise
+
+    def unchanged(self) -> None:
+        for name, found in self.seen.items():
+            if found.locked:
+                error = LockedError(f"another rollout holds this host: {found.locked}", host=name)
+                self.results[name] = failure(error, seen=found)
+            elif found.unchanged:
+                self.on_event(Event(name, "done", "unchanged"))
+                self.results[name] = HostResult(
+                    name, "unchanged", before=found.current, after=found.current, comparison=found
+                )
+
+    def apply(self, targets: Sequence[Target]) -> None:
+        todo = [t for t in targets if t.host.name not in self.results]
+        for result in each(todo, self._apply, self.options.parallel):
+            self.results[result.host] = result
+            self.on_event(Event(result.host, "done", result.message or result.status))
+
+    def _apply(self, target: Target) -> HostResult:
+        begun, name = time.monotonic(), target.host.name
+        seen = self.seen[name]
+        if self.options.stop.is_set():
+            error: HostError = RemoteError("not started: interrupted", host=name)
+            return replace(failure(error, seen=seen), status="withheld")
+        try:
+            done = self.contacts[name].apply(target.release, seen)
+        except HostError as failed:
+            return failure(failed, time.monotonic() - begun, seen)
+        return HostResult(
+            name,
+            "applied",
+            before=done["from"],
+            after=done["to"],
+            seconds=round(time.monotonic() - begun, 2),
+            restarted=tuple(done["restarted"]),
+            skipped=tuple(done.get("skipped", ())),
+            comparison=seen,
+        )
+
+    def allowed(self, switch: Sequence[Target]) -> list[Target]:
+        """Balancer hosts whose instances all serve; the others are withheld."""
+        serving = in_force(self.targets, self.seen, self.results)
+        found = []
+        for target in switch:
+            lack = lacking(target, self.targets, serving)
+            if lack:
+                self._withhold(target, f"keeps its configuration: not in force are {', '.join(lack)}")
+            else:
+                found.append(target)
+        return found
+
+    def after(self, switch: Sequence[Target], contract: Sequence[Target]) -> Sequence[Target]:
+        """Hosts that lose an instance, unless some balancer was not switched."""
+        late = [t.host.name for t in switch if self.results[t.host.name].error]
+        unknown = [t.host.name for t in self.targets if t.release.balancers and t.host.name not in self.seen]
+        if not late and not unknown:
+            return contract
+        for target in contract:
+            names = ", ".join(sorted({*late, *unknown}))
+            self._withhold(target, f"keeps its instances: balancers were not switched ({names})")
+        return []
+
+    def _withhold(self, target: Target, message: str) -> None:
+        name = target.host.name
+        if name in self.results:
+            return
+        error = RemoteError(message, host=name, hint="mend the other hosts, then apply again")
+        self.results[name] = replace(failure(error, seen=self.seen.get(name)), status="withheld")
+        self.on_event(Event(name, "done", message))
+
+
+@dataclass
+class _Open:
+    """A contact with what closes it."""
+
+    contact: Contact
+    closing: ExitStack
