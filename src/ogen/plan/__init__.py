@@ -1,5 +1,6 @@
 """Placement: which model on which card, under which name and port, and who balances over it."""
 
+from .locking import lock
 from .model import (
     Entry,
     HostPlan,
@@ -25,5 +26,6 @@ __all__ = [
     "Pool",
     "Remark",
     "ServerSettings",
+    "lock",
     "plan",
 ]

@@ -56,9 +56,9 @@ def _deal(
 def _ride(table: Table, model: Model) -> int:
     """Seats replicas of `model` beside others, on as many cards as it wants; returns how many found none."""
     missing = _missing(table.board, model)
-    while missing and share(table, model):
+    while missing and (beside(table, model, roomy=True) or share(table, model)):
         missing -= 1
-    while model.replicas == "fill" and not missing and beside(table, model):
+    while model.replicas == "fill" and not missing and beside(table, model, roomy=True):
         pass
     return missing
 

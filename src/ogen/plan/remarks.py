@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..catalog import Era, era
+from ..inventory import notes
 from ..inventory.model import Host, Inventory, Model
 from .entries import EVERYTHING
 from .model import Entry, Instance, Placement, Pool, Remark
@@ -19,8 +19,9 @@ def remarks_on(
     pools: Mapping[str, Pool],
     entries: Iterable[Entry],
 ) -> tuple[Remark, ...]:
-    """All remarks: hosts and cards, models on their instances, balancers; each said once."""
+    """All remarks: the inventory's notes, cards, models on their instances, balancers; each said once."""
     found = [
+        *(Remark(note.message, note.where, note.hint, note.severity) for note in notes(inventory)),
         *_cards(inventory, instances),
         *_placements(inventory, instances),
         *(remark for entry in entries for remark in _balancer(entry, instances)),
@@ -49,7 +50,6 @@ def _cards(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) 
                     f"{host.name}: the pinned instance of {', '.join(pin.models)} is left out with its card",
                     pin.where,
                 )
-        yield from _uuids(inventory, host)
     for name, places in idle.items():
         shown = ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
         yield Remark(
@@ -61,17 +61,6 @@ def _cards(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) 
 
 def _because(reason: str | None) -> str:
     return f": {reason}" if reason else ""
-
-
-def _uuids(inventory: Inventory, host: Host) -> Iterator[Remark]:
-    locked = inventory.lock.uuids.get(host.name, {}) if inventory.lock else {}
-    for gpu in host.gpus:
-        if gpu.uuid and locked.get(gpu.index, gpu.uuid) != gpu.uuid:
-            yield Remark(
-                f"{host.name} card {gpu.index}: the inventory says {gpu.uuid}, the lock {locked[gpu.index]}",
-                gpu.where,
-                hint="the inventory is believed; `ogen lock` brings the lock up to date",
-            )
 
 
 # ------------------------------------------------------------------------------------------- models
@@ -102,13 +91,6 @@ def _placement(host: Host, instance: Instance, placement: Placement) -> Iterator
         )
     for note in placement.notes:
         yield Remark(f"{model.name}: {note}", model.where)
-    if len(instance.gpus) > 1 and era(host.ollama.version) is not Era.C and (model.split or model.shares):
-        what = f"split: {model.split}" if model.split else "shares"
-        yield Remark(
-            f"{model.name}: Ollama {host.ollama.version} splits by layers by itself; `{what}` has no effect",
-            model.where,
-            hint="versions from 0.30.0 on can do it",
-        )
 
 
 def _kind(instance: Instance) -> str:

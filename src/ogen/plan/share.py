@@ -27,15 +27,15 @@ def _shared_cards(table: Table, model: Model) -> Iterator[tuple[Host, Gpu, list[
                 yield host, gpu, seats
 
 
-def beside(table: Table, model: Model) -> bool:
-    """In the room that the tenants leave; the tightest card, so that others keep theirs."""
+def beside(table: Table, model: Model, *, roomy: bool = False) -> bool:
+    """In the room that the tenants leave: on the tightest card, so that others keep theirs, or the roomiest."""
     best: tuple[tuple[object, ...], Seat] | None = None
     for number, (host, gpu, seats) in enumerate(_shared_cards(table, model)):
         used = table.board.used(host, gpu, model)
         fit = table.fitter.fit(model, host, (gpu,), used)
         if isinstance(fit, Fit) and fit.whole:
             left = gpu.vram - gpu.reserve - used - fit.held(0)
-            key = (fit.rank, len(seats), left, number)
+            key = (fit.rank, len(seats), -left if roomy else left, number)
             if best is None or key < best[0]:
                 best = key, Seat(model, host, (gpu,), fit)
     if best:
