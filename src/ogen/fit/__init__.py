@@ -1,7 +1,8 @@
 """VRAM arithmetic and the ladder of concessions: pure numbers."""
 
 from .account import account
-from .ladder import choose
+from .ladder import choose, wished_settings
+from .levers import modelfile_parameters, unit_environment
 from .model import Account, Backend, Card, Concession, KvType, Settings, Split, Verdict
 from .prediction import evicts, predicted_by_ollama
 from .wishes import ORDER, Choice, DoesNotFit, Wishes
@@ -22,5 +23,8 @@ __all__ = [
     "account",
     "choose",
     "evicts",
+    "modelfile_parameters",
     "predicted_by_ollama",
+    "unit_environment",
+    "wished_settings",
 ]

@@ -9,7 +9,7 @@ from functools import lru_cache
 from ..catalog.shape import ModelShape
 from ..catalog.versions import Era, era
 from .cache import block_caches
-from .compute import compute_buffer, micro_batch, reserved_outputs
+from .compute import Hosted, compute_buffer, micro_batch
 from .model import Account, Settings
 
 MIB = 1024 * 1024
@@ -43,7 +43,7 @@ def account(
     placed = _place(shape, settings, layers)
     if not cards:
         return Account(0, 0, 0, 0, placed.host_weights, placed.host_kv, 0, total)
-    compute = _compute(shape, settings, layers)
+    compute = compute_buffer(shape, settings, _hosted(shape, settings, layers))
     parts = _divide(placed, settings, compute, _normal(shares, cards), shape)
     return Account(
         weights_bytes=placed.weights,
@@ -106,26 +106,16 @@ def _place(shape: ModelShape, settings: Settings, layers: int) -> _Placed:
     )
 
 
-def _compute(shape: ModelShape, settings: Settings, layers: int) -> int:
-    """Bytes of compute buffer on each card.
-
-    With blocks on the host, one of their tensors at a time is copied up for large batches; with no layer at
-    all on the card and all outputs reserved, the output's weights are too.
-    """
-    whole = compute_buffer(shape, settings)
-    first = shape.blocks + 1 - layers
-    away = min(settings.experts_on_host, shape.blocks)
-    hosted = [
-        shape.largest_tensor[b] for b in range(shape.blocks) if b < first or (b < away and shape.is_moe)
-    ]
-    if hosted:
-        whole += max(hosted)
-    tokens = micro_batch(settings)
-    if not layers and reserved_outputs(settings, tokens) == tokens:
-        whole = max(
-            whole, shape.output_bytes + 4 * tokens * (shape.vocab + 2 * shape.embedding) + max(hosted)
-        )
-    return whole
+def _hosted(shape: ModelShape, settings: Settings, layers: int) -> Hosted:
+    """What of the blocks is in host memory."""
+    first = min(shape.blocks, shape.blocks + 1 - layers)
+    tensor = max(shape.largest_tensor[:first], default=0)
+    if settings.experts_on_host:
+        away = zip(shape.expert_bytes, shape.largest_tensor, strict=True)
+        tensor = max(tensor, *(t for e, t in list(away)[: settings.experts_on_host] if e))
+    caches = block_caches(shape, settings, micro_batch(settings))[:first]
+    cache = 0 if settings.kv_on_host else max(caches, default=0)
+    return Hosted(tensor, cache, layers == 0)
 
 
 # ------------------------------------------------------------------------------------ several cards

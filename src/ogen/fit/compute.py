@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..catalog.shape import ModelShape
 from ..catalog.versions import Era, era
 from .cache import seen_cells, windowed_cells
@@ -37,23 +39,36 @@ def reserved_outputs(settings: Settings, tokens: int) -> int:
     return min(tokens, settings.parallel) if era(settings.version) is Era.C else tokens
 
 
-def compute_buffer(shape: ModelShape, settings: Settings) -> int:
-    """Bytes of the compute buffer with all layers on one card.
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """What of the blocks is in host memory, in bytes: it is copied up piece by piece for large batches."""
 
-    4 · ubatch · max(logits, feed-forward, attention), in floats for each token of a step; the terms are
-    fitted to llama.cpp's own figures (docs/fit.md). CUDA holds one more row of embeddings than Vulkan.
+    tensor: int = 0  # the largest weight
+    cache: int = 0  # the largest cache of a block whose attention the card computes
+    all_blocks: bool = False
+
+
+def compute_buffer(shape: ModelShape, settings: Settings, hosted: Hosted = Hosted()) -> int:
+    """Bytes of the compute buffer on a card.
+
+    4 · ubatch · max(logits, feed-forward + mask, attention), in floats for each token of a step; the terms
+    are fitted to llama.cpp's own figures (docs/fit.md). CUDA holds one more row of embeddings than Vulkan.
+    With blocks in host memory the feed-forward adds the largest of their tensors and attention the cache of
+    one block; a cache that is all in host memory adds two rows of embeddings. Exact to 140 MiB there.
     """
     tokens = micro_batch(settings)
     outputs = reserved_outputs(settings, tokens)
     mask = _mask(shape, settings, tokens)
-    floats = max(
-        _logits(shape, outputs, tokens),
-        _feed_forward(shape, settings) + mask,
-        _attention(shape, settings, outputs < tokens, tokens),
-    )
-    if settings.backend != "vulkan":
-        floats += shape.embedding
-    return int(4 * tokens * floats)
+    crossing = 2 * shape.embedding if settings.kv_on_host else 0
+    feed_forward = 4 * tokens * (_feed_forward(shape, settings) + mask + crossing)
+    attention = 4 * tokens * (_attention(shape, settings, outputs < tokens, tokens) + crossing)
+    logits = 4 * tokens * _logits(shape, settings, outputs, tokens)
+    if hosted.all_blocks and outputs == tokens:
+        # the output's weights are copied up too; beside them anything from none to all of the largest
+        # tensor was seen, so half of it is taken
+        logits = shape.output_bytes + 4 * tokens * (shape.vocab + shape.embedding) + hosted.tensor // 2
+    extra = 0 if settings.backend == "vulkan" else 4 * tokens * shape.embedding
+    return int(max(logits, feed_forward + hosted.tensor, attention + hosted.cache) + extra)
 
 
 def _mask(shape: ModelShape, settings: Settings, tokens: int) -> float:
@@ -64,8 +79,15 @@ def _mask(shape: ModelShape, settings: Settings, tokens: int) -> float:
     return cells * (0.5 if settings.flash_attention else 1.0)
 
 
-def _logits(shape: ModelShape, outputs: int, tokens: int) -> float:
-    return shape.vocab * outputs / tokens + 2 * shape.embedding
+def _logits(shape: ModelShape, settings: Settings, outputs: int, tokens: int) -> float:
+    """The reserved rows of logits beside two rows of embeddings.
+
+    CUDA before era C keeps a mask of full floats as well, where flash attention is on.
+    """
+    floats = shape.vocab * outputs / tokens + 2 * shape.embedding
+    if settings.backend == "cuda" and settings.flash_attention and era(settings.version) is not Era.C:
+        floats += seen_cells(settings)
+    return floats
 
 
 def _feed_forward(shape: ModelShape, settings: Settings) -> float:

@@ -72,8 +72,11 @@ def _order(wishes: Wishes) -> tuple[str, ...]:
 
 
 def _top(candidates: Sequence[tuple[str, ModelShape]], wishes: Wishes) -> Rung:
-    """The configuration as wished, as far as the version of Ollama can do it."""
-    shape = candidates[0][1]
+    return Rung(0, wished_settings(candidates[0][1], wishes))
+
+
+def wished_settings(shape: ModelShape, wishes: Wishes) -> Settings:
+    """The settings as wished, as far as the model and the version of Ollama can do it."""
     kv_cache = wishes.kv_cache or "f16"
     flash = flash_attention(wishes)
     if kv_cache != "f16" and not flash:
@@ -83,21 +86,18 @@ def _top(candidates: Sequence[tuple[str, ModelShape]], wishes: Wishes) -> Rung:
                 hint="allow flash attention or take kv_cache: f16",
             )
         flash = True
-    return Rung(
-        0,
-        Settings(
-            context=_trained(shape, wishes.context),
-            parallel=1 if shape.single_slot else max(1, wishes.parallel),
-            batch=wishes.batch,
-            kv_cache=kv_cache,
-            flash_attention=flash,
-            gpu_layers=wishes.num_gpu if wishes.num_gpu is None or wishes.num_gpu >= 0 else None,
-            kv_on_host=wishes.low_vram and era(wishes.version) is Era.C,
-            version=wishes.version,
-            backend=wishes.backend,
-            split=wishes.split,
-            margin=wishes.margin,
-        ),
+    return Settings(
+        context=_trained(shape, wishes.context),
+        parallel=1 if shape.single_slot else max(1, wishes.parallel),
+        batch=wishes.batch,
+        kv_cache=kv_cache,
+        flash_attention=flash,
+        gpu_layers=wishes.num_gpu if wishes.num_gpu is None or wishes.num_gpu >= 0 else None,
+        kv_on_host=wishes.low_vram and era(wishes.version) is Era.C,
+        version=wishes.version,
+        backend=wishes.backend,
+        split=wishes.split,
+        margin=wishes.margin,
     )
 
 
