@@ -140,9 +140,13 @@ def do(box: Box, root: Path) -> Any:
     return run
 
 
+def quiet(phase: str, text: str, percent: float | None) -> None:
+    """Nobody watches."""
+
+
 def one(module: str, args: dict[str, Any], host: Host) -> dict[str, Any]:
     step = {"module": module, "args": args, "name": "x", "notify": [], "handler": False}
-    out = tasks.run({"steps": [step]}, lambda r: None, host)
+    out = tasks.run({"steps": [step]}, quiet, host)
     return dict(out["results"][0])
 
 
@@ -452,7 +456,7 @@ def test_service_of_a_package_to_come(box: Box, root: Path) -> None:
             "handler": True,
         },
     ]
-    out = tasks.run({"steps": steps}, lambda r: None, Fake(True, str(root), box))
+    out = tasks.run({"steps": steps}, quiet, Fake(True, str(root), box))
     assert [r["changed"] for r in out["results"]] == [True, True]
     assert (
         "no unit"
@@ -492,7 +496,7 @@ def test_the_first_failure_ends_the_run(box: Box, root: Path, force: bool, ran: 
     ]
     seen: list[str] = []
     document = {"steps": steps, "force_handlers": force}
-    out = tasks.run(document, lambda r: seen.append(r["name"]), Fake(False, str(root), box))
+    out = tasks.run(document, lambda phase, text, percent: seen.append(text), Fake(False, str(root), box))
     assert seen == [r["name"] for r in out["results"]] == ran
     assert (out["failed"], out["changed"]) == (True, len(ran) - 1)
     assert out["results"][1]["msg"] == "no"
@@ -504,7 +508,7 @@ def test_check_mode_knows_what_earlier_steps_make(box: Box, root: Path) -> None:
         step("u", "user", name="ollama", group="ollama", create_home=False),
         step("f", "file", path="/srv/m/blobs", state="directory", owner="ollama", group="ollama"),
     ]
-    out = tasks.run({"steps": steps}, lambda r: None, Fake(True, str(root), box))
+    out = tasks.run({"steps": steps}, quiet, Fake(True, str(root), box))
     assert [(r["changed"], r["failed"]) for r in out["results"]] == [(True, False)] * 3
     assert box.ran == []
 

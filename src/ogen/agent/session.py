@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from . import commit, compare, facts, frames, owner, stage, store, transaction
+from . import commit, compare, facts, frames, locks, owner, stage, store, tasks, tasks_facts, transaction
 from .errors import AgentError
 from .frames import Message
 from .transaction import Host, Locks, Request
@@ -77,6 +78,7 @@ class Session:
             "history": lambda message, data: self.reply(entries=transaction.history(self.host)),
             "releases": lambda message, data: self.reply(releases=facts.releases(self.host)),
             "gc": self.collect,
+            "ansible_facts": lambda message, data: self.reply(uid=os.geteuid(), facts=tasks_facts.facts()),
             "steps": self.steps,
         }
 
@@ -213,20 +215,24 @@ class Session:
         """Watches a transaction to its end, or tells how it ended."""
         self.wire.send({"reply": "result", **owner.follow(self.host, str(message["tx"]), self.wire.tell)})
 
-    def steps(self, message: Message, data: bytes) -> None:
-        """A playbook's steps, one after the other; each one's result is an event of its own."""
-        from . import tasks
-
-        def emit(result: Dict[str, Any]) -> None:
-            self.wire.send({"event": "step", "text": result["name"], "percent": None, "result": result})
-
-        self.reply(whole=tasks.run(message["document"], emit))
-
     def collect(self, message: Message, data: bytes) -> None:
         held = Locks(self.host)
         held.take({"who": str(message.get("who", "")), "what": "gc"})
         try:
             self.reply(gone=transaction.collect(self.host))
+        finally:
+            held.drop()
+
+    def steps(self, message: Message, data: bytes) -> None:
+        """The steps of a playbook; a host that was never applied to has no locks to take yet."""
+        held = Locks(self.host)
+        document = message["document"]
+        if not document["check"]:
+            if self.host.disk.lstat(locks.SESSION):
+                held.take({"who": str(document.get("who", "")), "what": "provision"})
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a package half installed is worse than a late end
+        try:
+            self.reply(whole=tasks.run(document, self.wire.tell))
         finally:
             held.drop()
 

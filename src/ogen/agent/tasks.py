@@ -17,15 +17,15 @@ from .tasks_host import Args, Failed, Host, Result, result
 from .tasks_packages import apt
 from .tasks_services import systemd_service
 
-Emit = Callable[[Result], None]
+Tell = Callable[[str, str, Optional[float]], None]  # phase, text, percent
 
 
-def run(document: Mapping[str, Any], emit: Emit, host: Optional[Host] = None) -> Dict[str, Any]:
-    """Runs all steps; `emit` gets each result as it comes. Returns the whole: results, changed, failed."""
+def run(document: Mapping[str, Any], tell: Tell, host: Optional[Host] = None) -> Dict[str, Any]:
+    """Runs all steps; `tell` hears of each before it runs. Returns results, changed (how many), failed."""
     host = host or Host(check=bool(document.get("check")))
     mask = os.umask(0o022)
     try:
-        results = _all(document["steps"], bool(document.get("force_handlers")), host, emit)
+        results = _all(document["steps"], bool(document.get("force_handlers")), host, tell)
     finally:
         os.umask(mask)
     return {
@@ -35,17 +35,17 @@ def run(document: Mapping[str, Any], emit: Emit, host: Optional[Host] = None) ->
     }
 
 
-def _all(steps: List[Dict[str, Any]], force: bool, host: Host, emit: Emit) -> List[Result]:
+def _all(steps: List[Dict[str, Any]], force: bool, host: Host, tell: Tell) -> List[Result]:
     results: List[Result] = []
     notified: Set[str] = set()
     failed = False
-    for step in steps:
+    for number, step in enumerate(steps):
         called = not step["handler"] or step["name"] in notified
         if not called or (failed and not (force and step["handler"])):
             continue
+        tell("step", step["name"], 100.0 * number / len(steps))
         done = _one(step, host)
         results.append(done)
-        emit(done)
         failed = failed or done["failed"]
         notified.update(step["notify"] if done["changed"] else ())
     return results

@@ -10,6 +10,7 @@ import re
 import secrets
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import BecomeError, HostError, RemoteError
@@ -18,6 +19,10 @@ from .bundle import BOOTSTRAP, Bundle
 from .pipes import Pipe
 
 GREETING = 30.0  # seconds until the agent's first word
+
+
+class PythonMissing(RemoteError):
+    """The host has no python to run the agent with; `ogen provision` installs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,18 @@ def start(host: Host, agent: Bundle, password: str | None, *, local: bool = Fals
     """`password` is sudo's; without one sudo must not ask."""
     nonce = secrets.token_hex(8)
     python = (host.python, "-I", "-c", BOOTSTRAP, nonce, agent.sha256, host.root or "/")
+    return program(host, python, nonce, password)
+
+
+def program(host: Host, command: Sequence[str], nonce: str, password: str | None) -> Start:
+    """The start of a program that greets with `nonce`; as root where the inventory says `become`."""
     become = host.ssh.become and not host.root
     if not become:
-        return Start(python, nonce, False)
+        return Start(tuple(command), nonce, False)
     if password is None:
-        return Start(("sudo", "-n", "--", *python), nonce, True)
+        return Start(("sudo", "-n", "--", *command), nonce, True)
     prompt = f"sudo {nonce}:"
-    return Start(("sudo", "-k", "-S", "-p", prompt, "--", *python), nonce, True, password)
+    return Start(("sudo", "-k", "-S", "-p", prompt, "--", *command), nonce, True, password)
 
 
 def greet(pipe: Pipe, begun: Start, host: Host) -> bool:
@@ -79,6 +89,10 @@ def refusal(pipe: Pipe, begun: Start, host: Host) -> HostError:
     said = pipe.said() or pipe.out.decode("utf-8", "replace").strip()
     log = said.splitlines()[-20:]
     user = host.ssh.user or "USER"
+    if _lacks_python(said, host):
+        return PythonMissing(
+            f"{host.python} is not there", host=host.name, log=log, hint="run `ogen provision` for it"
+        )
     if begun.become and "sudo" in said:
         if "tty" in said:
             hint = f"add to sudoers: Defaults:{user} !requiretty"
@@ -90,8 +104,11 @@ def refusal(pipe: Pipe, begun: Start, host: Host) -> HostError:
             hint = f"add to sudoers: {user} ALL=(root) NOPASSWD: ALL"
         last = log[-1] if log else "it says nothing"
         return BecomeError(f"root can't be had: {last}", host=host.name, log=log, hint=hint)
-    if pipe.status() == 127 or "not found" in said:
-        return RemoteError(
-            f"{host.python} is not there", host=host.name, log=log, hint="run `ogen provision` for it"
-        )
     return RemoteError("the agent does not start", host=host.name, log=log)
+
+
+def _lacks_python(said: str, host: Host) -> bool:
+    """From what sudo (in any language) or a login's shell says about a command that is not there."""
+    python = re.escape(host.python)
+    wanted = rf"^sudo: {python}: |{python}: (command )?not found|not found: {python}\b"
+    return re.search(wanted, said, re.MULTILINE) is not None

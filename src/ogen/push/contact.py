@@ -73,6 +73,11 @@ class Contact:
         gone: list[str] = self.ask({"op": "gc", "who": self.options.who})[0]["gone"]
         return gone
 
+    def ansible_facts(self) -> tuple[int, Mapping[str, Any]]:
+        """The uid that the agent runs as, and what a playbook may know of the host."""
+        reply = self.ask({"op": "ansible_facts"})[0]
+        return reply["uid"], reply["facts"]
+
     def steps(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Runs a playbook's compiled steps; the agent's results: `results`, `changed`, `failed`."""
         whole: dict[str, Any] = self.ask({"op": "steps", "document": dict(document)})[0]["whole"]
@@ -142,17 +147,27 @@ class Contact:
 @contextmanager
 def contact(host: Host, options: Options, on_event: OnEvent = ignore) -> Iterator[Contact]:
     """Starts the agent on a host, by one exec of one connection; closed whatever happens."""
-    ssh = host.ssh
-    password = options.keyring.reveal(ssh.become_password) if ssh.become_password else None
-    begun = become.start(host, bundle(), password)
+    begun = become.start(host, bundle(), sudo_password(host, options))
     on_event(Event(host.name, "connect"))
+    with running(host, begun, options) as pipe:
+        if not become.greet(pipe, begun, host):
+            pipe.send(bundle().sent)
+        yield Contact(host, pipe, options, on_event)
+
+
+def sudo_password(host: Host, options: Options) -> str | None:
+    secret = host.ssh.become_password
+    return options.keyring.reveal(secret) if secret else None
+
+
+@contextmanager
+def running(host: Host, begun: become.Start, options: Options) -> Iterator[Pipe]:
+    """A program on a host that was not greeted yet; closed whatever happens."""
     opened: list[_Closing] = []
     try:
         pipe = _open(host, begun, options, opened)
         opened.append(pipe)
-        if not become.greet(pipe, begun, host):
-            pipe.send(bundle().sent)
-        yield Contact(host, pipe, options, on_event)
+        yield pipe
     finally:
         for one in reversed(opened):
             one.close()
