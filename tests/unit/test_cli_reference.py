@@ -11,7 +11,9 @@ from ogen.cli import commands
 from ogen.cli.app import ogen
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "commands.md"
-HEAD = "# Commands\n\nWhat `ogen --help` and `ogen COMMAND --help` print; a test holds this page equal to it.\n"
+HEAD = (
+    "# Commands\n\nWhat `ogen --help` and `ogen COMMAND --help` print; a test holds this page equal to it.\n"
+)
 
 
 def page() -> str:

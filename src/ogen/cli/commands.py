@@ -27,12 +27,21 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
     "Start": {
         "init": Entry("Start a project: inventory, editor settings, CI."),
     },
-    "Look and review (no host is contacted)": {
+    "Review (no host is contacted)": {
         "validate": Entry("Check an inventory: every error at once."),
+        "plan": Entry("Show where every model goes, and whether it fits."),
+        "lock": Entry(
+            "Write the lock file: where every model is placed, and what is known of cards and sources."
+        ),
         "render": Entry("Write every host's files into a folder."),
-        "diff": Entry("Show what an apply would change."),
         "env": Entry("Print the environment for clients: OLLAMA_HOST and the like."),
         "schema": Entry("Print the inventory's JSON Schema, for editors."),
+    },
+    "Run": {
+        "diff": Entry("Show what an apply would change."),
+        "apply": Entry("Make the hosts what the inventory says."),
+        "rollback": Entry("Go back to an earlier release."),
+        "history": Entry("List what was applied, by whom, to which hosts."),
     },
     "Shell": {
         "completion": Entry("Print a shell's completion script."),

@@ -37,9 +37,9 @@ def safe(text: str) -> str:
     return clean(_redact(text))
 
 
-def out(text: str = "") -> None:
-    """A line of data, to stdout, made safe."""
-    sys.stdout.write(safe(text) + "\n")
+def out(text: str = "", *, newline: bool = True) -> None:
+    """Data, to stdout, made safe."""
+    sys.stdout.write(safe(text) + ("\n" if newline else ""))
 
 
 def raw(text: str) -> None:

@@ -71,7 +71,9 @@ def _releases(result: HostResult) -> str:
 
 
 def _time(result: HostResult) -> str:
-    return f"{result.seconds:.1f} s" if result.status not in ("unchanged", "withheld", "planned") else ""
+    if result.status in ("unchanged", "withheld", "planned"):
+        return ""
+    return f"{result.seconds:.1f} s" if result.seconds >= 0.95 else f"{result.seconds * 1000:.0f} ms"
 
 
 def _more(result: HostResult) -> str:

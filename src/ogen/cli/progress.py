@@ -26,11 +26,24 @@ class Progress(Protocol):
     def __call__(self, event: Event) -> None: ...
 
 
-def progress(hosts: int) -> Progress:
-    """What suits stderr, for work on `hosts` hosts."""
+def progress(hosts: int, *, looking: bool = False) -> Progress:
+    """What suits stderr, for work on `hosts` hosts; mere looking is told on terminals only."""
     if console.colourful(sys.stderr):
         return Live(hosts)
-    return Lines()
+    return Silent() if looking else Lines()
+
+
+class Silent:
+    """Tells nothing."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def __call__(self, event: Event) -> None:
+        pass
 
 
 class Lines:

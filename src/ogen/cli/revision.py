@@ -46,6 +46,18 @@ def at(inventory: Path, revision: str) -> Iterator[Path | None]:
         yield target / name
 
 
+def head(folder: Path) -> str:
+    """The revision that is checked out, with "+" where the work tree differs; empty if there is none."""
+    try:
+        done = _git(folder, "rev-parse", "--short=12", "HEAD")
+        if done.returncode != 0:
+            return ""
+        dirty = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".").stdout
+    except DiffError:
+        return ""
+    return done.stdout.strip() + ("+" if dirty.strip() else "")
+
+
 def _place(folder: Path) -> tuple[Path, str]:
     """The top of the work tree, and the folder's path below it ("" or "x/y/")."""
     done = _git(folder, "rev-parse", "--show-toplevel", "--show-prefix")

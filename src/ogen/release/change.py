@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from .model import File
@@ -51,13 +51,16 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Facet:
-    """What is shown of a side beside its lines; `mark` is a hash's prefix, keyed for a secret."""
+    """What is shown of a side beside its lines.
+
+    Where the lines are hidden, `size` and `mark` (a hash's prefix, keyed for a secret) stand for them.
+    """
 
     mode: int
     owner: str
     group: str
-    size: int | None
-    mark: str
+    size: int | None = None
+    mark: str = ""
 
     @property
     def access(self) -> str:
@@ -133,13 +136,13 @@ class Diff:
 
     def groups(self) -> tuple[Group, ...]:
         """Identical changes folded; those of the same hosts together, items before files."""
-        found: dict[Change | Item, list[str]] = {}
+        found: dict[Change | Item, list[tuple[str, Change | Item]]] = {}
         for host in self.hosts:
             both: tuple[Change | Item, ...] = host.items + host.changes
             for change in both:
-                found.setdefault(change, []).append(host.host)
+                found.setdefault(_masked(change), []).append((host.host, change))
         order = {host.host: number for number, host in enumerate(self.hosts)}
-        groups = [Group(tuple(hosts), change) for change, hosts in found.items()]
+        groups = [_group(masked, parts) for masked, parts in found.items()]
         return tuple(sorted(groups, key=lambda g: (tuple(order[h] for h in g.hosts), _rank(g.change))))
 
     def notes(self) -> tuple[tuple[str, str], ...]:
@@ -157,6 +160,22 @@ class Diff:
         kinds = [f"{n} {k.value}" for k in Kind if (n := sum(c.kind is k for c, _ in changes))]
         files, hosts = _count(len(changes), "file"), _count(len(touched), "host")
         return f"{files} on {hosts}" + (f": {', '.join(kinds)}" if kinds else "")
+
+
+#: a unit's hash over its own text, host's name included: it alone does not make two changes different
+_DERIVED = re.compile(r"(?<=OGEN_UNIT_HASH=)[0-9a-f]{16}")
+
+
+def _masked(change: Change | Item) -> Change | Item:
+    if isinstance(change, Item):
+        return change
+    return replace(change, lines=tuple(_DERIVED.sub("…", line) for line in change.lines))
+
+
+def _group(masked: Change | Item, parts: Sequence[tuple[str, Change | Item]]) -> Group:
+    """The change as it is, where it is the same on all hosts to the last character."""
+    same = len({change for _, change in parts}) == 1
+    return Group(tuple(host for host, _ in parts), parts[0][1] if same else masked)
 
 
 def _rank(change: Change | Item) -> tuple[int, str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import replace
 
 from .change import Change, Diff, Facet, Hidden, HostDiff, Item, Kind, Origin, Side
 from .model import Release
@@ -62,20 +61,20 @@ class Comparer:
     ) -> Change | None:
         """The change at `path`; None when both sides are equal in content, mode and owner."""
         secret = bool((old and old.secret) or (new and new.secret))
-        before, after = self._facet(old, secret), self._facet(new, secret)
         same_text = old is not None and new is not None and old.sha256 == new.sha256
+        lines, hidden = ((), None) if same_text else self._lines(old, new, secret)
+        before = self._facet(old, secret, hidden)
+        after = self._facet(new, secret, hidden)
         if before == after and same_text:
             return None
         kind = Kind.ADDED if old is None else Kind.REMOVED if new is None else Kind.CHANGED
-        change = Change(visible(path), kind, before, after, origin=origin)
-        if same_text:
-            return change
-        lines, hidden = self._lines(old, new, secret)
-        return replace(change, lines=lines, hidden=hidden)
+        return Change(visible(path), kind, before, after, lines, hidden, origin)
 
-    def _facet(self, side: Side | None, secret: bool) -> Facet | None:
+    def _facet(self, side: Side | None, secret: bool, hidden: Hidden | None) -> Facet | None:
         if side is None:
             return None
+        if hidden is None:
+            return Facet(side.mode, visible(side.owner), visible(side.group))
         mark = self._redactor.mark(side.sha256) if secret else side.sha256[:12]
         size = len(side.content) if side.content is not None and not secret else None
         return Facet(side.mode, visible(side.owner), visible(side.group), size, mark)

@@ -43,5 +43,5 @@ def _facet(facet: Facet | None) -> dict[str, Any] | None:
         "owner": facet.owner,
         "group": facet.group,
         "size": facet.size,
-        "mark": facet.mark,
+        "mark": facet.mark or None,
     }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .change import Change, Diff, Hidden, Item, Kind, Origin
+from .change import Change, Diff, Hidden, Item, Kind, Origin, fold
 
 Paint = Callable[[str, str], str]  # text, "red" | "green" | "cyan" | "bold" | "yellow" → text
 
 _COLOUR = {Kind.ADDED: "green", Kind.CHANGED: "yellow", Kind.REMOVED: "red"}
+VERBS = ("stop", "restart", "reload", "relink")  # items that an apply does, rather than has
 _SIGN = {Kind.ADDED: "+", Kind.CHANGED: "~", Kind.REMOVED: "-"}
 
 
@@ -37,21 +38,26 @@ def stat(diff: Diff, paint: Paint = plain) -> str:
     """One line for each change, with how many lines come and go."""
     if not diff.changed:
         return ""
-    rows = [f"{note}: {hosts}" for note, hosts in diff.notes()]
+    order = {host.host: number for number, host in enumerate(diff.hosts)}
+    rows: dict[str, set[str]] = {}
     for group in diff.groups():
-        change = group.change
-        sign = paint(_SIGN[change.kind], _COLOUR[change.kind])
-        if isinstance(change, Item):
-            rows.append(f" {sign} {_item(change)}  ({group.on})")
-        else:
-            rows.append(f" {sign} {change.path}{_counts(change, paint)}  ({group.on})")
-    return "\n".join([*rows, diff.summary()]) + "\n"
+        rows.setdefault(_row(group.change, paint), set()).update(group.hosts)
+    notes = [f"{note}: {hosts}" for note, hosts in diff.notes()]
+    lines = [f"{row}  ({fold(sorted(hosts, key=order.__getitem__))})" for row, hosts in rows.items()]
+    return "\n".join([*notes, *lines, diff.summary()]) + "\n"
+
+
+def _row(change: Change | Item, paint: Paint) -> str:
+    if isinstance(change, Item):
+        return f" {paint('!' if change.what in VERBS else _SIGN[change.kind], 'yellow')} {_item(change)}"
+    return f" {paint(_SIGN[change.kind], _COLOUR[change.kind])} {change.path}{_counts(change, paint)}"
 
 
 def title(change: Change | Item) -> str:
     """Such as "changed /etc/x (mode 0644 root:root → 0600 root:root; secret <secret:1> → <secret:2>)"."""
     if isinstance(change, Item):
-        return f"{change.kind.value} {_item(change)}"
+        verb = "" if change.what in VERBS else f"{change.kind.value} "
+        return verb + _item(change)
     remarks = [remark for remark in (_origin(change), _access(change), _hidden(change)) if remark]
     return f"{change.kind.value} {change.path}" + (f" ({'; '.join(remarks)})" if remarks else "")
 

@@ -1,0 +1,103 @@
+"""What every command begins with that contacts hosts: secrets, the rendered wish, who we are, Ctrl-C."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ..inventory.model import Host, Inventory
+from . import console, project, runs
+from .exits import Exit
+from .vault import Vault
+
+if TYPE_CHECKING:
+    from ..plan.model import Plan
+    from ..push import Options, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """An inventory, ready to be taken to its hosts."""
+
+    inventory: Inventory
+    vault: Vault
+    options: Options
+
+    def hosts(self, limit: str | None) -> tuple[Host, ...]:
+        """The hosts to contact: those that are in, as far as --limit leaves them."""
+        names = project.limited(self.inventory, limit)
+        return tuple(host for host in self.inventory.hosts if host.name in names and host.state == "in")
+
+
+def fleet(path: Path, parallel: int = 32, *, what: str = "apply") -> Fleet:
+    """Loads the inventory; from here on no secret of it is printed. `what` stands in the hosts' audit."""
+    from ..inventory import load
+
+    inventory = load(path)
+    vault = Vault(inventory.folder)
+    console.hide(vault.redact)
+    return Fleet(inventory, vault, _options(inventory, vault, parallel, what))
+
+
+def _options(inventory: Inventory, vault: Vault, parallel: int, what: str) -> Options:
+    from ..push import Keyring, Options
+    from . import revision
+
+    return Options(
+        keyring=Keyring(folder=inventory.folder, reveal=vault),
+        parallel=parallel,
+        who=runs.label(f"{getpass.getuser()}@{socket.gethostname()}", what, secrets.token_hex(4)),
+        git=revision.head(Path(inventory.folder)),
+        load=inventory.rollout.prove_timeout,
+    )
+
+
+def wish(ready: Fleet, limit: str | None) -> tuple[Plan, tuple[Target, ...]]:
+    """What the hosts are to become. With --limit, balancers that list a chosen host come along."""
+    from ..plan import plan
+    from ..push import targets
+    from ..render import render
+
+    planned = plan(ready.inventory)
+    wanted = targets(planned, render(planned, secrets=ready.vault))
+    if limit is None:
+        return planned, wanted
+    names = project.limited(ready.inventory, limit)
+    return planned, tuple(t for t in wanted if t.host.name in names or any(h in names for h, _ in t.needs))
+
+
+@contextmanager
+def interruptible(options: Options) -> Iterator[None]:
+    """Ctrl-C once: hosts under way are finished, no other is started. Twice: stop watching."""
+
+    def handle(_: int, __: FrameType | None) -> None:
+        if options.stop.is_set():
+            sys.stdout.flush()
+            os._exit(Exit.INTERRUPTED)  # threads still watch; each host ends its own transaction
+        options.stop.set()
+        console.say("finishing the hosts under way, starting no other; Ctrl-C again stops watching")
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def agreed(question: str, yes: bool) -> bool:
+    """Whether to go on: asked only where a person sits, and --yes was not given."""
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    import click
+
+    return click.confirm(question, default=False, err=True)
