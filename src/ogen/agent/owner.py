@@ -87,8 +87,8 @@ def commit(host: Host, tx: str, held: Locks, tell: Tell) -> Result:
 
 
 def command(host: Host, tx: str) -> List[str]:
-    """An abnormal end restarts the service, and it goes on where the journal says."""
-    options = ["Type=exec", "Restart=on-abnormal", "RestartSec=1", "KillMode=mixed", "OOMScoreAdjust=-500"]
+    """A failure or a kill restarts the service, and it goes on where the journal says."""
+    options = ["Type=exec", "Restart=on-failure", "RestartSec=1", "KillMode=mixed", "OOMScoreAdjust=-500"]
     properties = [part for option in options for part in ("-p", option)]
     program = [sys.executable or "/usr/bin/python3", "-I", agent_path(host), "commit", tx]
     return ["systemd-run", "--quiet", "--collect", "--unit=" + UNIT, *properties, "--", *program]

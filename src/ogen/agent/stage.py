@@ -35,12 +35,19 @@ class Stage:
         """The name of the complete release, and what could not be checked here."""
         self.check_room()
         self.disk.remove_tree(self.folder)
+        try:
+            skipped = self.make(tell)
+        except (AgentError, OSError):
+            self.disk.remove_tree(self.folder)
+            raise
+        return self.name(), skipped
+
+    def make(self, tell: Tell) -> List[str]:
         tell("stage", "%d files" % len(self.manifest["files"]), None)
         self.write()
         skipped = self.models(tell)
         tell("validate", "checking the staged files", None)
-        skipped += validate.validate(self.disk, self.machine, self.manifest, self.folder + "/tree")
-        return self.name(), skipped
+        return skipped + validate.validate(self.disk, self.machine, self.manifest, self.folder + "/tree")
 
     def check_room(self) -> None:
         need = sum(e["size"] + 4096 for e in self.manifest["files"]) + RESERVE

@@ -78,6 +78,10 @@ def resolve_jump(host: Host, jump: str, keyring: Keyring) -> Access:
 
 
 def _access(name: str, address: str, ssh: Ssh, folder: str, password: str | None) -> Access:
+    if ssh.key and not Path(folder, ssh.key).expanduser().is_file():
+        raise ConnectError(
+            f"ssh.key {ssh.key} is not there", host=name, hint=f"it is looked up from {folder}"
+        )
     config = ssh_config(address)
     keys = [str(Path(folder, ssh.key).expanduser())] if ssh.key else config.get("identityfile", [])
     jump = ssh.proxy_jump or _first(config, "proxyjump")

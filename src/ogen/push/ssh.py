@@ -207,4 +207,7 @@ def _explain(host: str, access: Access, files: tuple[Path, ...], error: BaseExce
             host=host,
             hint="set ssh.user and ssh.key, or add the public key on the host",
         )
-    return ConnectError(f"{access.address}:{access.port}: {str(error) or type(error).__name__}", host=host)
+    why = str(error) or type(error).__name__
+    if "banner" in why:
+        why = "accepts the connection, but does not speak SSH"
+    return ConnectError(f"{access.address}:{access.port}: {why}", host=host)

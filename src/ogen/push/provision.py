@@ -1,0 +1,243 @@
+"""Provision: a playbook's plays over the hosts, each compiled for its host before the first change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import BecomeError, ConnectError, HostError, LockedError, PlaybookError, RemoteError, UsageError
+from ..inventory import hosts_matching
+from ..inventory.model import Host, Inventory
+from ..playbook import Play, Playbook, Step
+from ..playbook import compile as compile_playbook
+from . import bare
+from .become import PythonMissing
+from .contact import Contact, contact
+from .results import Event, OnEvent, Options, ignore
+from .rollout import each
+
+Status = Literal["unchanged", "changed", "pending", "failed", "unreachable", "locked", "withheld", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One step on one host; in a check, `changed` is what it would do."""
+
+    name: str
+    module: str
+    changed: bool
+    failed: bool = False
+    msg: str = ""
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """How it ended on one host. `pending`: a check found something to change."""
+
+    host: str
+    status: Status
+    steps: tuple[StepResult, ...] = ()
+    message: str = ""
+    error: HostError | None = None
+    seconds: float = 0.0
+
+    @property
+    def changes(self) -> tuple[StepResult, ...]:
+        return tuple(step for step in self.steps if step.changed)
+
+
+def provision(
+    inventory: Inventory,
+    hosts: Sequence[Host],
+    playbook: Playbook,
+    options: Options,
+    on_event: OnEvent = ignore,
+    *,
+    check: bool = False,
+    tags: frozenset[str] = frozenset(),
+) -> tuple[Provisioned, ...]:
+    """Runs the plays on `hosts`, in their order; a host's errors are results, not exceptions.
+
+    Raises PlaybookError where a play's hosts or expressions can't be resolved.
+    """
+    work = _Provision(inventory, playbook, options, on_event, check, tags)
+    for host in hosts:
+        if host.root:
+            message = f"its files lie under {host.root}: there is nothing to provision"
+            work.results[host.name] = Provisioned(host.name, "skipped", message=message)
+    for index, play in enumerate(playbook.plays):
+        work.play(index, play, hosts)
+    return tuple(work.results.get(h.name) or Provisioned(h.name, "unchanged") for h in hosts)
+
+
+def variables(inventory: Inventory, host: Host) -> dict[str, Any]:
+    """What a playbook may know of a host from the inventory; docs/playbooks.md explains each."""
+    balanced = {h.name for b in inventory.balancers for h in hosts_matching(inventory, b.hosts)}
+    return {
+        "inventory_hostname": host.name,
+        "group_names": sorted(host.groups),
+        "ogen_node": bool(host.gpus or host.pins),
+        "ogen_gpu": bool(host.gpus),
+        "ogen_balancer": host.name in balanced,
+        "ogen_models_dir": host.ollama.models_dir,
+        "ogen_user": host.ollama.user,
+        "ogen_group": host.ollama.group,
+    }
+
+
+def batches(hosts: Sequence[Host], serial: Sequence[int | str]) -> Iterator[Sequence[Host]]:
+    """Ansible's `serial`: numbers or percentages of all hosts, at least 1 each; the last one repeats."""
+    begin = 0
+    for number in range(len(hosts)):
+        size = serial[min(number, len(serial) - 1)]
+        count = max(1, len(hosts) * int(size[:-1]) // 100) if isinstance(size, str) else size
+        if begin < len(hosts):
+            yield hosts[begin : begin + count]
+        begin += count
+
+
+@dataclass
+class _Provision:
+    """One run; `results` grows by the plays, and a host that failed is in no further one."""
+
+    inventory: Inventory
+    playbook: Playbook
+    options: Options
+    on_event: OnEvent
+    check: bool
+    tags: frozenset[str]
+    results: dict[str, Provisioned] = field(default_factory=dict)
+    compiled: dict[str, tuple[Step, ...]] = field(default_factory=dict)
+
+    def play(self, index: int, play: Play, hosts: Sequence[Host]) -> None:
+        named = self._named(play)
+        todo = [host for host in hosts if host.name in named and not self._out(host)]
+        parts = list(batches(todo, play.serial))
+        for number, batch in enumerate(parts):
+            if self.options.stop.is_set():
+                self._withhold(batch, "not started: interrupted")
+                continue
+            done = each(batch, lambda host: self._host(index, host), self.options.parallel)
+            self.results.update({result.host: result for result in done})
+            bad = sum(result.error is not None for result in done)
+            if parts[number + 1 :] and _too_many(bad, len(done), play.max_fail_percentage):
+                rest = [host for part in parts[number + 1 :] for host in part]
+                self._withhold(rest, f"not started: {bad} of {len(done)} hosts failed before it")
+                return
+
+    def _named(self, play: Play) -> set[str]:
+        try:
+            return {host.name for host in hosts_matching(self.inventory, play.hosts)}
+        except UsageError as error:
+            raise PlaybookError(error.message, where=play.where, hint=error.hint) from None
+
+    def _out(self, host: Host) -> bool:
+        result = self.results.get(host.name)
+        return result is not None and (result.error is not None or result.status in ("skipped", "withheld"))
+
+    def _withhold(self, hosts: Sequence[Host], message: str) -> None:
+        for host in hosts:
+            self.results[host.name] = Provisioned(host.name, "withheld", self._before(host), message)
+
+    def _before(self, host: Host) -> tuple[StepResult, ...]:
+        earlier = self.results.get(host.name)
+        return earlier.steps if earlier else ()
+
+    # ---- one host
+    def _host(self, index: int, host: Host) -> Provisioned:
+        begun = time.monotonic()
+        steps = list(self._before(host))
+        error: HostError | None = None
+        message = ""
+        try:
+            message = self._work(index, host, steps)
+        except HostError as failed:
+            error = failed
+        spent = round(time.monotonic() - begun, 2)
+        status = _status(error, steps, check=self.check)
+        self.on_event(Event(host.name, "done", error.message if error else status))
+        return Provisioned(host.name, status, tuple(steps), message, error, spent)
+
+    def _work(self, index: int, host: Host, steps: list[StepResult]) -> str:
+        """Fills `steps`; returns what there is to say about them."""
+        try:
+            self._steps(index, host, steps)
+            return ""
+        except PythonMissing:
+            if host.python != "python3":
+                raise
+        name = "Install python3, by plain sh"
+        if not self.check:
+            self.on_event(Event(host.name, "step", name))
+            bare.install_python(host, self.options)
+        steps.append(StepResult(name, "raw", True, before="python3: absent\n", after="python3: present\n"))
+        if self.check:
+            return "the other steps are known when python3 is there"
+        self._steps(index, host, steps)
+        return ""
+
+    def _steps(self, index: int, host: Host, steps: list[StepResult]) -> None:
+        play = self.playbook.plays[index]
+        with contact(host, self.options, self.on_event) as one:
+            document = {
+                "check": self.check,
+                "who": self.options.who,
+                "force_handlers": play.force_handlers,
+                "steps": [s.document() for s in self._compiled(host, one, play) if s.play == index],
+            }
+            whole = one.steps(document)
+        for result in whole["results"]:
+            steps.append(_step(result))
+        bad = next((step for step in steps if step.failed), None)
+        if bad is not None:
+            lines = bad.msg.splitlines() or ["no reason given"]
+            raise RemoteError(f"{bad.name}: {lines[0]}", host=host.name, log=lines[1:][-20:])
+
+    def _compiled(self, host: Host, one: Contact, play: Play) -> tuple[Step, ...]:
+        """All plays are compiled at the first contact: a mistake in the last one shows before a change."""
+        if host.name not in self.compiled:
+            uid, facts = one.ansible_facts()
+            if play.become and uid != 0:
+                raise BecomeError(
+                    "the play needs root", host=host.name, hint="set ssh.become: true, or connect as root"
+                )
+            own = [n for n, p in enumerate(self.playbook.plays) if host.name in self._named(p)]
+            known = variables(self.inventory, host)
+            self.compiled[host.name] = compile_playbook(
+                self.playbook, facts, known, tags=self.tags, plays=own
+            )
+        return self.compiled[host.name]
+
+
+def _too_many(bad: int, count: int, allowed: float | None) -> bool:
+    """As in Ansible: more than `max_fail_percentage` of a batch, or all of it, end the play."""
+    return bad == count or (allowed is not None and bad * 100 > allowed * count)
+
+
+def _status(error: HostError | None, steps: Sequence[StepResult], *, check: bool) -> Status:
+    if isinstance(error, ConnectError):
+        return "unreachable"
+    if isinstance(error, LockedError):
+        return "locked"
+    if error is not None:
+        return "failed"
+    if not any(step.changed for step in steps):
+        return "unchanged"
+    return "pending" if check else "changed"
+
+
+def _step(result: Mapping[str, Any]) -> StepResult:
+    diff = result["diff"]
+    return StepResult(
+        name=str(result["name"]),
+        module=str(result["module"]),
+        changed=bool(result["changed"]),
+        failed=bool(result["failed"]),
+        msg=str(result["msg"]),
+        before=str(diff["before"]),
+        after=str(diff["after"]),
+    )

@@ -1,0 +1,492 @@
+"""The transaction on a real box: what an apply does, and what is left when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from cluster import ask, processes, snapshot
+from lab import Lab, lab
+
+from ogen import push
+from ogen.errors import BecomeError, ConnectError, LockedError, RemoteError, RolledBack
+from ogen.inventory import load
+from ogen.inventory.model import Host, Secret
+from ogen.plan import plan
+from ogen.release.model import File, Release
+from ogen.render import render
+
+pytestmark = [pytest.mark.boxes, pytest.mark.timeout(600)]
+
+INVENTORY = """\
+version: 1
+ssh: {{user: admin, become: true, key: key}}
+ollama: {{version: 0.32.15}}
+models:
+  chat: {{from: llama3.1:8b-instruct-q4_K_M, context: {context}, replicas: fill, aliases: ["llama3.1:8b"]}}
+hosts:
+  solo: {{address: {address}, gpus: [{{model: RTX 3090, count: 2}}]}}
+balancers:
+  api: {{hosts: [solo], listen: 8080}}
+"""
+BARE = """
+apt-get -qq update
+apt-get -qq -y install nginx libnginx-mod-http-js >/dev/null
+systemctl -q disable --now nginx
+useradd --system --create-home --home-dir /usr/share/ollama --shell /bin/false ollama
+install -d -o ollama -g ollama /var/lib/ollama /var/lib/ollama/models /var/lib/ollama/models/blobs
+"""
+INSTANCES = ("ogen-ollama-gpu0.service", "ogen-ollama-gpu1.service")
+
+
+@dataclass
+class Box:
+    """One box with two cards that is its own balancer."""
+
+    lab: Lab
+    folder: Path
+    name: str = "solo"
+
+    def sh(self, script: str, check: bool = True) -> str:
+        return self.lab.sh(self.name, script, check=check)
+
+    def target(self, context: int = 8192, change: Callable[[File], File] | None = None) -> push.Target:
+        path = self.folder / "inventory.yaml"
+        path.write_text(INVENTORY.format(address=self.lab.address(self.name), context=context))
+        made = plan(load(path))
+        (release,) = render(made)
+        if change:
+            release = replace(release, files=tuple(change(f) for f in release.files))
+        return push.targets(made, [release])[0]
+
+    @property
+    def options(self) -> push.Options:
+        keyring = push.Keyring(str(self.folder), (self.lab.known_hosts,), reveal=lambda secret: "ops")
+        return push.Options(keyring, who="test", settle=1.0, answer=15.0, load=30.0, reload=6.0)
+
+    def apply(self, target: push.Target, on_event: push.OnEvent = push.ignore) -> push.HostResult:
+        return push.apply([target], self.options, on_event).results[0]
+
+    def applied(self, context: int = 8192) -> push.Target:
+        """Brings the box to a good release."""
+        target = self.target(context)
+        result = self.apply(target)
+        assert result.status in ("applied", "unchanged"), (
+            f"{result.error} {result.error and result.error.log}"
+        )
+        return target
+
+    @property
+    def current(self) -> str:
+        return self.sh("readlink /etc/ogen/current").strip()
+
+    def pids(self) -> dict[str, str]:
+        return dict(line.split() for line in processes(self.lab, self.name).splitlines())
+
+    def serves(self) -> None:
+        _, answer = ask(f"http://{self.lab.address(self.name)}:8080", "chat")
+        assert answer["done"]
+
+    def context(self, port: int = 11434) -> int:
+        found = json.loads(self.sh(f"curl -s http://127.0.0.1:{port}/api/ps"))["models"]
+        return int(found[0]["context_length"])
+
+    def outside(self) -> str:
+        """Everything that an apply may touch, without /etc/ogen itself."""
+        lines = snapshot(self.lab, self.name).splitlines()
+        return "\n".join(line for line in lines if not line.startswith("/etc/ogen"))
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    with lab("tx") as made:
+        made.up("solo", gpus="24576,24576", ollama=True)
+        made.sh("solo", BARE, timeout=300)
+        folder = tmp_path_factory.mktemp("tx")
+        (folder / "key").write_bytes(made.key.read_bytes())
+        (folder / "key").chmod(0o600)
+        yield Box(made, folder)
+
+
+def edit(ending: str, old: str, new: str) -> Callable[[File], File]:
+    """Changes the text of the files whose path ends so."""
+
+    def change(file: File) -> File:
+        if not file.path.endswith(ending):
+            return file
+        text = file.content.decode()
+        assert re.search(old, text, re.MULTILINE), f"{old!r} is not in {file.path}"
+        return replace(file, content=re.sub(old, new, text, flags=re.MULTILINE).encode())
+
+    return change
+
+
+def units_anew(target: push.Target) -> push.Target:
+    """Other hashes for the instances, so that they restart."""
+    units = tuple(replace(u, hash=u.hash[::-1]) if u.kind == "instance" else u for u in target.release.units)
+    old = {u.hash: n.hash for u, n in zip(target.release.units, units, strict=True)}
+
+    def change(file: File) -> File:
+        content = file.content
+        for before, after in old.items():
+            content = content.replace(
+                b"OGEN_UNIT_HASH=" + before.encode(), b"OGEN_UNIT_HASH=" + after.encode()
+            )
+        return replace(file, content=content)
+
+    return replace(
+        target,
+        release=replace(target.release, units=units, files=tuple(change(f) for f in target.release.files)),
+    )
+
+
+# --------------------------------------------------------------------------------- the good way
+def test_first_apply_serves(box: Box) -> None:
+    result = box.apply(box.target())
+    assert result.status == "applied", f"{result.error} {result.error and result.error.log}"
+    box.serves()
+    assert box.context() == 8192
+    assert set(box.pids()) >= {*INSTANCES, "ogen-balancer-api.service"}
+
+
+def test_second_apply_writes_and_restarts_nothing(box: Box) -> None:
+    target = box.applied()
+    before, pids = snapshot(box.lab, "solo"), box.pids()
+    result = box.apply(target)
+    assert result.status == "unchanged"
+    assert snapshot(box.lab, "solo") == before
+    assert box.pids() == pids
+
+
+def test_changed_model_restarts_instances_only_and_rolls_back(box: Box) -> None:
+    box.applied(8192)
+    before, pids = box.current, box.pids()
+    result = box.apply(box.target(16384))
+    assert result.status == "applied", result.error
+    now = box.pids()
+    assert all(now[u] != pids[u] for u in INSTANCES)
+    assert {u: p for u, p in now.items() if u not in INSTANCES} == {
+        u: p for u, p in pids.items() if u not in INSTANCES
+    }
+    assert box.context() == 16384
+    (back,) = push.rollback([box.target().host], None, box.options).results
+    assert back.status == "applied", back.error
+    assert box.current == before
+    assert box.context() == 8192
+    box.serves()
+    entries = push.history([box.target().host], box.options)["solo"]
+    assert not isinstance(entries, Exception)
+    assert [e["status"] for e in entries][-2:] == ["applied", "applied"]
+
+
+def test_a_killed_instance_is_started_by_the_next_apply(box: Box) -> None:
+    target = box.applied()
+    box.sh("systemctl stop ogen-ollama-gpu1")
+    result = box.apply(target)
+    assert result.status == "applied"
+    assert result.restarted == ("ogen-ollama-gpu1.service",)
+    box.serves()
+
+
+def test_an_edit_on_the_host_is_seen_and_repaired_and_kept(box: Box) -> None:
+    target = box.applied()
+    box.sh("echo '# by hand' >>/etc/ogen/current/models/chat.Modelfile")
+    found = push.compare([target], box.options)["solo"]
+    assert not isinstance(found, Exception)
+    assert found.edited == ("/etc/ogen/current/models/chat.Modelfile",)
+    assert not found.unchanged
+    result = box.apply(target)
+    assert result.status == "applied"
+    assert result.restarted == ()
+    assert "by hand" not in box.sh("cat /etc/ogen/current/models/chat.Modelfile")
+    assert "by hand" in box.sh("cat /etc/ogen/previous/models/chat.Modelfile")
+
+
+# ------------------------------------------------------------------------------ refused at stage
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (edit("nginx.conf", r"^http \{", "http {\n    no_such_directive on;"), "no_such_directive"),
+        (edit("gpu0.service", r"^TimeoutStopSec=.*", "TimeoutStopSec=soon"), "soon"),
+        (edit("preload.py", r"^import json", "import json ]"), "preload.py"),
+    ],
+)
+def test_a_release_that_a_checker_refuses(box: Box, change: Callable[[File], File], word: str) -> None:
+    box.applied()
+    before, pids, outside = box.current, box.pids(), box.outside()
+    result = box.apply(box.target(8192, change))
+    assert isinstance(result.error, RolledBack)
+    assert word in str(result.error)
+    assert push.Outcome((result,)).exit_code() == 6
+    assert (box.current, box.pids()) == (before, pids)
+    assert box.outside() == outside
+    assert not box.sh("ls -A /etc/ogen/releases | grep ^.new || true")
+    box.serves()
+
+
+def test_an_unknown_model_is_refused_and_nothing_changes(box: Box) -> None:
+    target = box.applied()
+    before, pids = box.current, box.pids()
+    missing = replace(
+        target.release.models[0],
+        name="ogen/chat:0000000000000000",
+        source="missing:8b",
+        request={"from": "missing:8b"},
+    )
+    views = tuple(replace(v, model=missing.name) for v in target.release.views)
+    bad = replace(target, release=replace(target.release, models=(missing,), views=views))
+    result = box.apply(bad)
+    assert isinstance(result.error, RemoteError)
+    assert "missing:8b" in str(result.error)
+    assert (box.current, box.pids()) == (before, pids)
+    assert box.sh("systemctl is-active ogen-librarian-stage", check=False).strip() == "inactive"
+
+
+# ------------------------------------------------------------------------------------ rolled back
+def rolled_back(box: Box, target: push.Target, *words: str) -> None:
+    """The apply fails after the flip; the old release is in force again, and serves."""
+    before, context = box.current, box.context()
+    result = box.apply(target)
+    assert isinstance(result.error, RolledBack), result
+    said = str(result.error) + "\n".join(result.error.log)
+    for word in words:
+        assert word in said
+    assert result.error.log
+    assert push.Outcome((result,)).exit_code() == 6
+    assert box.current == before
+    assert box.context() == context
+    box.serves()
+    assert not push.compare([box.target()], box.options)["solo"].restart  # type: ignore[union-attr]
+
+
+def test_a_unit_that_does_not_start(box: Box) -> None:
+    box.applied()
+    bad = units_anew(box.target(8192, edit("gpu0.service", r"^ExecStart=.*", "ExecStart=/bin/false")))
+    rolled_back(box, bad, "gpu0")
+
+
+def test_a_unit_that_dies_soon(box: Box) -> None:
+    box.applied()
+    bad = units_anew(box.target(8192, edit("gpu1.service", r"^ExecStart=.*", "ExecStart=/bin/sleep 2")))
+    rolled_back(box, bad, "gpu1")
+
+
+@pytest.mark.parametrize("fault", ["nogpu", "novram", "wrongcard", "oom"])
+def test_an_instance_that_is_not_what_was_planned(box: Box, fault: str) -> None:
+    box.applied()
+    box.lab.write("solo", "/etc/testbed/ollama.d/11435.fault", fault)
+    try:
+        before = box.current
+
+        def mend(event: push.Event) -> None:
+            if event.phase == "revert":
+                box.sh("rm -f /etc/testbed/ollama.d/11435.fault")
+
+        result = box.apply(box.target(16384), mend)
+        assert isinstance(result.error, RolledBack), result
+        assert "gpu1" in str(result.error)
+        assert box.current == before
+        assert box.context(11435) == 8192
+    finally:
+        box.sh("rm -f /etc/testbed/ollama.d/11435.fault")
+    box.serves()
+
+
+def test_a_taken_port(box: Box) -> None:
+    """nginx's reload goes on with the old configuration and says nothing: the hash tells."""
+    box.applied()
+    box.sh("systemd-run -q --unit=squatter python3 -m http.server 8099")
+    time.sleep(0.5)
+    try:
+        target = box.target(8192, edit("balancers/api/nginx.conf", r"listen 0?\S*8080;", "listen 8099;"))
+        new = "f" * 16
+        text = edit("balancers/api/nginx.conf", r'return 200 "[0-9a-f]{16}', f'return 200 "{new}')
+        release = replace(
+            target.release,
+            files=tuple(text(f) for f in target.release.files),
+            balancers=(replace(target.release.balancers[0], hash=new),),
+        )
+        rolled_back(box, replace(target, release=release), "balancer api")
+    finally:
+        box.sh("systemctl stop squatter")
+
+
+def test_a_first_apply_that_fails_leaves_the_box_as_it_was(box: Box) -> None:
+    """No release before: links go, and a stock server that was held off serves again."""
+    script = (
+        "systemctl stop 'ogen-*' ogen.target; rm -rf /etc/ogen; "
+        "find /etc/systemd/system /etc/logrotate.d -name '*ogen*' -delete; systemctl daemon-reload"
+    )
+    box.sh(script)
+    stock = (
+        "[Service]\nExecStart=/usr/local/bin/ollama serve\nUser=ollama\nEnvironment=HOME=/usr/share/ollama\n"
+    )
+    box.lab.write("solo", "/etc/systemd/system/ollama.service", stock)
+    box.sh("systemctl daemon-reload; systemctl start ollama")
+    bad = box.target(8192, edit("gpu0.service", r"^ExecStart=.*", "ExecStart=/bin/false"))
+    before = box.outside().replace("ogen-recover", "")
+    result = box.apply(bad)
+    assert isinstance(result.error, RolledBack), result.error
+    assert box.sh("systemctl is-active ollama").strip() == "active"
+    assert box.sh("ls /etc/ogen/current || true", check=False).strip() == ""
+    names = {line.split()[0] for line in box.outside().splitlines()}
+    left = names - {line.split()[0] for line in before.splitlines()}
+    assert all("ogen-recover" in n or "basic.target.wants" in n or "/var/lib/ollama" in n for n in left), left
+    good = box.apply(box.target())
+    assert good.status == "applied", good.error
+    assert box.sh("systemctl is-active ollama", check=False).strip() == "inactive"
+    box.serves()
+
+
+# ------------------------------------------------------------------------------ losing somebody
+CONTROLLER = """\
+import os, signal, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from test_transaction import Box
+from lab import Lab
+box = Box(Lab("tx"), Path({folder!r}))
+def die(event):
+    print(event.phase, flush=True)
+    if event.phase == {phase!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+box.apply(box.target({context}), die)
+"""
+
+
+def controller(box: Box, context: int, phase: str) -> subprocess.CompletedProcess[str]:
+    """An apply by another process, which dies when it hears of `phase`."""
+    script = CONTROLLER.format(path=sys.path, folder=str(box.folder), phase=phase, context=context)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def settled(box: Box) -> None:
+    for _ in range(300):
+        if "active" not in box.sh("systemctl is-active ogen-tx", check=False).split():
+            return
+        time.sleep(0.1)
+    raise AssertionError("ogen-tx did not end")
+
+
+def test_a_controller_killed_before_the_commit_changes_nothing(box: Box) -> None:
+    box.applied(8192)
+    before, pids = box.current, box.pids()
+    assert controller(box, 16384, "validate").returncode == -signal.SIGKILL
+    time.sleep(2)
+    assert (box.current, box.pids()) == (before, pids)
+    box.serves()
+    assert box.apply(box.target(8192)).status in ("applied", "unchanged")
+
+
+def test_a_controller_killed_after_the_commit_is_not_needed(box: Box) -> None:
+    box.applied(8192)
+    done = controller(box, 16384, "commit")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    time.sleep(0.5)
+    settled(box)
+    assert box.context() == 16384
+    assert box.apply(box.target(16384)).status == "unchanged"
+    box.serves()
+
+
+def test_a_killed_commit_is_taken_up_by_its_service(box: Box) -> None:
+    box.applied(8192)
+    killed: list[str] = []
+
+    def kill(event: push.Event) -> None:
+        if event.phase == "prove" and not killed:
+            killed.append(box.sh("systemctl kill -s KILL ogen-tx"))
+
+    result = box.apply(box.target(16384), kill)
+    assert killed
+    assert result.status == "applied", result.error
+    assert box.context() == 16384
+
+
+def test_a_power_cut_in_the_middle(box: Box) -> None:
+    box.applied(8192)
+    before = box.current
+    assert controller(box, 16384, "prove").returncode == -signal.SIGKILL
+    box.lab.tool("kill", "solo")
+    box.lab.tool("start", "solo")
+    assert box.current == before
+    assert box.apply(box.target(8192)).status in ("applied", "unchanged")
+    assert box.context() == 8192
+    box.serves()
+
+
+def test_two_controllers(box: Box) -> None:
+    box.applied(8192)
+    results: list[push.HostResult] = []
+    started = threading.Event()
+
+    def first(event: push.Event) -> None:
+        if event.phase == "commit":
+            started.set()
+
+    one = threading.Thread(target=lambda: results.append(box.apply(box.target(16384), first)))
+    one.start()
+    assert started.wait(30)
+    second = box.apply(box.target(4096))
+    one.join(120)
+    assert isinstance(second.error, LockedError), second
+    assert "test" in str(second.error)
+    assert results[0].status == "applied"
+    assert box.context() == 16384
+
+
+# ------------------------------------------------------------------------------------- becoming root
+def as_user(box: Box, user: str, secret: bool = False, **more: object) -> Host:
+    host = box.target().host
+    word = Secret("env", "PASSWORD") if secret else None
+    return replace(host, ssh=replace(host.ssh, user=user, become_password=word), **more)  # type: ignore[arg-type]
+
+
+def test_root_with_a_password(box: Box) -> None:
+    facts = push.hello([as_user(box, "ops", secret=True)], box.options)["solo"]
+    assert not isinstance(facts, Exception)
+    assert facts["uid"] == 0
+    assert [g["index"] for g in facts["gpus"]] == [0, 1]
+    assert facts["ollama"] == "0.32.15"
+    assert "ngx_http_js_module.so" in facts["nginx"]["modules"]
+
+
+@pytest.mark.parametrize(
+    ("user", "secret", "password", "hint"),
+    [("ops", False, "", "become_password"), ("ops", True, "wrong", ""), ("guest", False, "", "sudoers")],
+)
+def test_root_can_not_be_had(box: Box, user: str, secret: bool, password: str, hint: str) -> None:
+    options = replace(box.options, keyring=replace(box.options.keyring, reveal=lambda secret: password))
+    found = push.hello([as_user(box, user, secret)], options)["solo"]
+    assert isinstance(found, BecomeError), found
+    assert hint in str(found)
+
+
+def test_the_systems_own_client(box: Box) -> None:
+    facts = push.hello([as_user(box, "admin", transport="openssh")], box.options)["solo"]
+    assert not isinstance(facts, Exception), facts
+    assert facts["uid"] == 0
+
+
+def test_a_changed_host_key_is_refused(box: Box, tmp_path: Path) -> None:
+    other = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    words = other.with_suffix(".pub").read_text().split()[:2]
+    known = tmp_path / "known_hosts"
+    known.write_text(f"{box.lab.address('solo')} {' '.join(words)}\n")
+    options = replace(box.options, keyring=replace(box.options.keyring, known_hosts=(known,)))
+    found = push.hello([box.target().host], options)["solo"]
+    assert isinstance(found, ConnectError)
+    assert f"{known}:1" in str(found)
