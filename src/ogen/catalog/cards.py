@@ -88,8 +88,7 @@ def find_model(
     if card is not None:
         return _by_name(card, folder).shape(quant or _quant_in(ref))
     if ref.lower().endswith(".gguf") and not ref.startswith("hf.co/"):
-        path = Path(ref) if folder is None else folder / ref
-        return gguf.read(path).shape(source=f"the header of {path.name}")
+        return _of_file(ref, folder)
     entry = _tags(folder).get(_full(ref))
     if entry is not None:
         found, tagged = entry
@@ -107,19 +106,46 @@ def tag_names(folder: Path | None = None) -> tuple[str, ...]:
 
 def cards(folder: Path | None = None) -> tuple[ModelCard, ...]:
     """The shipped cards, and those in `folder`/cards, which come first."""
-    own = tuple(_stored_card(s) for s in stored.load_all(folder)) if folder else ()
-    return own + _shipped()
+    if folder is None:
+        return _shipped()
+    return _own(folder, stored.stamps(folder)) + _shipped()
+
+
+@lru_cache(maxsize=64)
+def _own(folder: Path, stamps: tuple[tuple[str, int], ...]) -> tuple[ModelCard, ...]:
+    """Cards of a folder; `stamps` are its files' names and times, so that a change is seen."""
+    by_name: dict[str, list[ModelShape]] = {}
+    for file, _ in stamps:
+        shape = stored.load(folder / stored.FOLDER / file)
+        by_name.setdefault(shape.name, []).append(shape)
+    return tuple(
+        ModelCard(
+            name,
+            tuple((tag, shape.quant) for shape in shapes for tag in shape.tags),
+            shapes[0].quant,
+            0.0,
+            shapes[0].source,
+            None,
+            tuple(shapes),
+        )
+        for name, shapes in by_name.items()
+    )
+
+
+def _of_file(ref: str, folder: Path | None) -> ModelShape:
+    """The shape of a GGUF file; an inventory may not name one outside of its project."""
+    path = Path(ref) if folder is None else folder / ref
+    if folder is not None and not path.resolve().is_relative_to(folder.resolve()):
+        raise CatalogError(
+            f"{ref} lies outside of the project", hint="put the file, or a link's target, inside"
+        )
+    return gguf.read(path).shape(source=f"the GGUF header of {path.name}")
 
 
 def spelled(quant: str) -> str:
     """The usual spelling of a quantisation: "q4_k_m" → "Q4_K_M", "fp16" → "F16"."""
     upper = quant.upper()
     return "F16" if upper == "FP16" else upper
-
-
-def _stored_card(shape: ModelShape) -> ModelCard:
-    tags = tuple((tag, shape.quant) for tag in shape.tags)
-    return ModelCard(shape.name, tags, shape.quant, 0.0, shape.source, None, (shape,))
 
 
 # --------------------------------------------------------------------------------------- look-ups
@@ -139,12 +165,16 @@ def _full(ref: str) -> str:
     return (name if ":" in name else f"{name}:latest").lower()
 
 
+def _tags(folder: Path | None) -> Mapping[str, tuple[ModelCard, str]]:
+    return _index(cards(folder))
+
+
 @lru_cache(maxsize=64)
-def _tags(folder: Path | None) -> dict[str, tuple[ModelCard, str]]:
+def _index(known: tuple[ModelCard, ...]) -> Mapping[str, tuple[ModelCard, str]]:
     index: dict[str, tuple[ModelCard, str]] = {}
-    for card in cards(folder):
+    for card in known:
         for tag, quant in card.tags:
-            index.setdefault(tag.lower(), (card, quant))
+            index.setdefault(_full(tag), (card, quant))
     return index
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,10 @@ def load(path: Path) -> ModelShape:
     return ModelShape(**values)
 
 
-def load_all(folder: Path) -> Iterable[ModelShape]:
-    """The cards in `folder`/cards, by file name."""
-    return [load(path) for path in sorted((folder / FOLDER).glob("*.yaml"))]
+def stamps(folder: Path) -> tuple[tuple[str, int], ...]:
+    """The card files in `folder`/cards with their times, by name."""
+    found = sorted((folder / FOLDER).glob("*.yaml"))
+    return tuple((path.name, path.stat().st_mtime_ns) for path in found)
 
 
 def _field(node: Node, name: str) -> Any:

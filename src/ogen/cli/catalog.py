@@ -113,11 +113,8 @@ def _model_rows(text: str | None) -> tuple[list[str], list[list[Any]]]:
     return head, rows
 
 
-_ENDINGS = tuple(f"q{n}_{kind}" for n in range(2, 9) for kind in ("0", "1", "k", "k_s", "k_m", "k_l")) + (
-    "fp16",
-    "f16",
-    "bf16",
-)
+_KINDS = ("0", "1", "k", "k_s", "k_m", "k_l")
+_ENDINGS = ("fp16", "f16", "bf16", *(f"q{n}_{kind}" for n in range(2, 9) for kind in _KINDS))
 
 
 def _gpu_rows(text: str | None) -> tuple[list[str], list[list[Any]]]:
