@@ -26,6 +26,7 @@ class Entry:
 SECTIONS: Mapping[str, Mapping[str, Entry]] = {
     "Start": {
         "init": Entry("Start a project: inventory, editor settings, CI."),
+        "provision": Entry("Make bare hosts ready for apply: packages, user, folders."),
     },
     "Review (no host is contacted)": {
         "validate": Entry("Check an inventory: every error at once."),
@@ -34,6 +35,8 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
             "Write the lock file: where every model is placed, and what is known of cards and sources."
         ),
         "render": Entry("Write every host's files into a folder."),
+        "fit": Entry("Say whether a model fits on a card, and with which concessions."),
+        "catalog": Entry("Show the models and GPUs that are known, or add a model."),
         "env": Entry("Print the environment for clients: OLLAMA_HOST and the like."),
         "schema": Entry("Print the inventory's JSON Schema, for editors."),
     },

@@ -1,0 +1,135 @@
+"""`ogen provision`: a bare box with sshd becomes ready for `ogen apply`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from difflib import unified_diff
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+from . import console, failure, options
+from .exits import Exit, worst
+
+if TYPE_CHECKING:
+    from ..playbook import Playbook
+    from ..push.provision import Provisioned, StepResult
+
+PLAYBOOK = "provision.yaml"
+_COLOUR = {"changed": "green", "pending": "yellow", "unchanged": "", "skipped": "", "withheld": "yellow"}
+
+
+@click.command()
+@options.inventory
+@click.option(
+    "--check", is_flag=True, help="Show exactly what would change, and change nothing. Exit code 2: changes."
+)
+@click.option("--tags", metavar="TAG,…", help="Only the playbook's tasks with one of these tags.")
+@options.limit
+@options.shape("text", "json")
+@options.parallel
+def command(path: Path, check: bool, tags: str | None, limit: str | None, shape: str, parallel: int) -> Exit:
+    """Make bare hosts ready for apply: packages, user, folders.
+
+    Runs playbooks/provision.yaml: the one beside the inventory, else the one that comes with ogen. A host
+    needs only sshd; a python3 that is missing is installed first. A second run changes nothing.
+
+    \b
+    Exit codes: 0 done   2 --check found changes   3 some hosts failed   4 unreachable   5 locked
+    """
+    from ..push.provision import provision
+    from . import fleet
+    from .progress import progress
+
+    ready = fleet.fleet(path, parallel, what="provision")
+    playbook = _playbook(ready.inventory.folder)
+    chosen = _tags(playbook, tags)
+    hosts = ready.hosts(limit)
+    with fleet.interruptible(ready.options), progress(len(hosts)) as watch:
+        done = provision(ready.inventory, hosts, playbook, ready.options, watch, check=check, tags=chosen)
+    show(done, shape, check=check)
+    return Exit.INTERRUPTED if ready.options.stop.is_set() else exit_of(done)
+
+
+def _playbook(folder: str) -> Playbook:
+    from ..playbook import find, load
+
+    found = find(PLAYBOOK, Path(folder))
+    own = found.is_relative_to(folder)
+    return load(found, str(Path("playbooks", PLAYBOOK)) if own else None)
+
+
+def _tags(playbook: Playbook, wanted: str | None) -> frozenset[str]:
+    """Those of --tags; one that no task has is an error, for it would do nothing and say "done"."""
+    if wanted is None:
+        return frozenset()
+    chosen = frozenset(tag.strip() for tag in wanted.split(",")) - {""}
+    known = {tag for play in playbook.plays for task in play.tasks for tag in task.tags}
+    unknown = sorted(chosen - known)
+    if unknown or not chosen:
+        hint = f"there are {', '.join(sorted(known - {'always'})) or 'none'}"
+        raise UsageError(f"no task has the tag {', '.join(unknown) or wanted!r}", hint=hint)
+    return chosen
+
+
+def exit_of(results: Sequence[Provisioned]) -> Exit:
+    errors = [result.error.exit_code for result in results if result.error]
+    pending = [Exit.CHANGES for result in results if result.status == "pending"]
+    return worst([*errors, *pending])
+
+
+def show(results: Sequence[Provisioned], shape: str, *, check: bool) -> None:
+    """What was, or would be, changed on each host; failures with the host's own last words."""
+    if shape == "json":
+        errors = [failure.as_json(r.error) for r in results if r.error]
+        console.document({"check": check, "hosts": [_row(r) for r in results], "errors": errors})
+        return
+    for result in results:
+        if result.error:
+            console.tell(failure.as_text(result.error))
+    wide = max((len(result.host) for result in results), default=0)
+    for result in results:
+        _host(result, wide, check=check)
+    counts = Counter(result.status for result in results)
+    console.out(", ".join(f"{number} {word}" for word, number in counts.items()) or "no host to provision")
+
+
+def _host(result: Provisioned, wide: int, *, check: bool) -> None:
+    colour = _COLOUR.get(result.status, "red")
+    status = console.paint(result.status, colour) if colour else result.status
+    spent = f"  {result.seconds:.1f} s" if result.seconds and result.status != "unchanged" else ""
+    note = f"  {console.safe(result.message)}" if result.message else ""
+    console.raw(f"{console.safe(result.host).ljust(wide)}  {status}{spent}{note}\n")
+    for step in result.changes:
+        console.out(f"  {step.name}" if check else f"  {step.name}: {step.msg or 'done'}")
+        for line in _difference(step) if check else ():
+            console.raw(f"    {line}\n")
+
+
+def _difference(step: StepResult) -> list[str]:
+    """The lines of a step's diff, coloured, without those that stay."""
+    lines = list(unified_diff(step.before.splitlines(), step.after.splitlines(), n=0, lineterm=""))[2:]
+    return [console.paint(line, "green" if line[0] == "+" else "red") for line in lines if line[0] in "+-"]
+
+
+def _row(result: Provisioned) -> dict[str, Any]:
+    return {
+        "host": result.host,
+        "status": result.status,
+        "message": result.message,
+        "seconds": result.seconds,
+        "steps": [
+            {
+                "name": step.name,
+                "module": step.module,
+                "changed": step.changed,
+                "failed": step.failed,
+                "msg": step.msg,
+                "diff": {"before": step.before, "after": step.after},
+            }
+            for step in result.steps
+        ],
+    }
