@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..inventory import hosts_matching
@@ -72,6 +73,13 @@ class Board:
         self.replicas[seat.model.name] -= 1
         for spot in seat.spots:
             self.tenants[spot].remove(seat)
+
+    def restore(self, seats: Iterable[Seat]) -> None:
+        """Brings back an earlier state: exactly `seats`, in that order."""
+        for seat in list(self.seats.values()):
+            self.remove(seat)
+        for seat in seats:
+            self.put(seat)
 
     def seats_on(self, host: Host) -> list[Seat]:
         """The seats on a host's cards, each once, in the order of the cards."""

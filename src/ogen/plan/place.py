@@ -11,8 +11,12 @@ from .deal import Offers, Table, fill, seat_alone
 from .fitting import Fitter
 from .kept import Group, keep, keep_left_over
 from .pins import seat_pins
+from .search import search
 from .share import beside, share
 from .shortage import shortage
+
+#: more replicas than these are too many for a search to get through
+_SMALL = 24
 
 
 def place(inventory: Inventory, fitter: Fitter) -> tuple[Board, list[OgenError]]:
@@ -68,9 +72,29 @@ def _held_spots(held: list[Group]) -> dict[tuple[str, int], str]:
 
 
 def _seat_required(table: Table, models: list[Model]) -> dict[str, tuple[Model, int]]:
-    """Seats every demanded replica, the hardest first; those left over share a card at last."""
+    """Seats every demanded replica; where dealing falls short or shares cards, a search may do better."""
+    board = table.board
+    order = _hardest_first(table, models)
+    replicas = [model for model in order for _ in range(_missing(board, model))]
+    before = list(board.seats.values())
+    short = _deal_required(table, order)
+    dealt = list(board.seats.values())
+    fresh = [seat for seat in dealt if all(seat is not old for old in before)]
+    shared = sum(len(s.gpus) == 1 and len(board.tenants[s.spots[0]]) > 1 for s in fresh)
+    if not (short or shared) or len(replicas) > _SMALL:
+        return short
+    board.restore(before)
+    limit = (shared, sum(len(s.gpus) for s in fresh)) if not short else (len(replicas) + 1, 0)
+    if search(table, replicas, limit):
+        return {}
+    board.restore(dealt)
+    return short
+
+
+def _deal_required(table: Table, order: list[Model]) -> dict[str, tuple[Model, int]]:
+    """Seats replicas one after the other, the hardest first; those left over share a card at last."""
     waiting: list[Model] = []
-    for model in _hardest_first(table, models):
+    for model in order:
         waiting += [model] * _seat_several(table, model, _missing(table.board, model))
     for displace_kept in (False, True):
         waiting = _seat_singles(table, waiting, displace_kept)

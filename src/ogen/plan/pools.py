@@ -88,7 +88,9 @@ def _speed(instance: Instance, placement: Placement) -> float | None:
     parallel = instance.server.split in ("row", "tensor")
     band = (sum(bands) if parallel else sum(bands) / len(bands)) if bands else HOST_BANDWIDTH
     need = placement.account
-    on_host = 0 if placement.verdict == "full" else need.host_weights_bytes  # a full one only looks rows up
+    hosted = need.layers < need.layers_total or instance.server.experts_on_host > 0
+    on_host = need.host_weights_bytes if hosted else 0  # else only token_embd, of which one row is read
+    on_host += need.host_kv_bytes // 2  # half full on average
     seconds = need.weights_bytes / band + on_host / HOST_BANDWIDTH
     return 1e9 / seconds if seconds else None
 

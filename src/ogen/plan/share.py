@@ -28,7 +28,7 @@ def _shared_cards(table: Table, model: Model) -> Iterator[tuple[Host, Gpu, list[
 
 
 def beside(table: Table, model: Model, *, roomy: bool = False) -> bool:
-    """In the room that the tenants leave: on the tightest card, so that others keep theirs, or the roomiest."""
+    """In the room that tenants leave: on the tightest card, so that others keep theirs, or the roomiest."""
     best: tuple[tuple[object, ...], Seat] | None = None
     for number, (host, gpu, seats) in enumerate(_shared_cards(table, model)):
         used = table.board.used(host, gpu, model)

@@ -28,7 +28,7 @@ def html(plan: Plan, only: Iterable[str] | None = None) -> str:
     body = [
         f"<header><h1>{_text(title)}</h1><p>{_text(headline(plan))}</p>{_legend()}</header>",
         "<main>",
-        *(_host(row) for row in rows(plan, only)),
+        f'<div class="hosts">{"".join(_host(row) for row in rows(plan, only))}</div>',
         *(_entry(entry) for entry in plan.entries),
         _remarks(plan.remarks),
         "</main>",
@@ -84,7 +84,7 @@ def _card(card: CardRow) -> str:
     )
     bar = f'<div class="bar" role="img" aria-label="{escape(told)}">{parts}</div>'
     inside = "".join(_instance(instance) for instance in card.instances) or '<p class="sub">no model</p>'
-    return _box(title, f"{gib(use.total - use.free)} of {gib(gpu.vram)}", bar + inside)
+    return _box(title, f"{(use.total - use.free) / 2**30:.1f} of {gib(gpu.vram)}", bar + inside)
 
 
 def _box(title: str, figure: str, inside: str, kind: str = "") -> str:
