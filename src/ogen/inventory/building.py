@@ -88,14 +88,14 @@ class Hosts:
             if key in ("gpus", "instances"):
                 continue
             values[key] = self._section(key, child) if child.is_map else child.value
+        gpus, pins = node.get("gpus"), node.get("instances")
+        cards = self._gpus(entry, gpus, uuids) if gpus is not None else ()
         if not self._addressed(entry, node, values):
             return None
-        gpus = node.get("gpus")
-        pins = node.get("instances")
         return Host(
             name=entry.name,
             groups=tuple(entry.groups),
-            gpus=self._gpus(entry, gpus, uuids) if gpus is not None else (),
+            gpus=cards,
             pins=tuple(_pin(p) for p in pins.value if "gpus" in p.value and "models" in p.value)
             if pins
             else (),
@@ -105,6 +105,8 @@ class Hosts:
 
     def _addressed(self, entry: HostEntry, node: Node, values: dict[str, Any]) -> bool:
         if "address" not in values:
+            if "address" in node.keys:
+                return False  # it was wrong, and told
             if values.get("connection") != "local":
                 hint = "add address: with its IP address or name"
                 self.faults.add(

@@ -200,7 +200,9 @@ class _Judge:
     """A cerberus validator of one value, with its verdicts remembered."""
 
     def __init__(self, rule: dict[str, Any]) -> None:
-        self.validator = _validator_class()({"value": rule})
+        made, trusted = _cerberus()
+        self.validator = made()
+        self.validator.schema = trusted(self.validator, {"value": rule})
         self.known: dict[Any, list[Any]] = {}
 
     def judge(self, value: Any) -> list[Any]:
@@ -220,14 +222,23 @@ def _validator(flat: tuple[tuple[str, Any], ...]) -> _Judge:
 
 
 @cache
-def _validator_class() -> Any:
-    """cerberus' Validator with ogen's types and checks; imported when first needed."""
+def _cerberus() -> tuple[Any, Any]:
+    """cerberus' Validator with ogen's types and checks, and its schema; imported when first needed.
+
+    The rules are constants, which a test holds to cerberus' own schema: checking them again on
+    each start would cost more than all else.
+    """
     import cerberus
+    from cerberus.schema import DefinitionSchema
 
     secret = cerberus.TypeDefinition("secret", (Secret,), ())
     members: dict[str, Any] = {f"_check_with_{name}": _checker(name) for name in CHECKS}
     members["types_mapping"] = {**cerberus.Validator.types_mapping, "secret": secret}
-    return type("Validator", (cerberus.Validator,), members)
+    unchecked = {"validate": lambda self, schema=None: None}
+    return (
+        type("Validator", (cerberus.Validator,), members),
+        type("TrustedSchema", (DefinitionSchema,), unchecked),
+    )
 
 
 def _checker(name: str) -> Any:

@@ -36,23 +36,15 @@ class Check:
 
 
 NAME = r"[a-z0-9][a-z0-9._-]*"
-_PATH = r"/[A-Za-z0-9._+@/-]*"
+_NO_DOTS = r"(?!(?:[^\n]*/)?\.\.(?:/|$))"
+_PATH = rf"{_NO_DOTS}/[A-Za-z0-9._+@/-]*"
+_TEXT = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]*"
+_LINE = r"[^\x00-\x1f\x7f-\x9f]*"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _REF = rf"(?:https?://)?(?:{_HOST}(?::[0-9]{{1,5}})?/)?(?:{_PART}/)?{_PART}(?::{_TAG})?"
 _SPACES = "a space, quote or control character breaks units and nginx files"
-
-
-def _plain(text: str) -> bool:
-    """No control character but newline and tab, and nothing that UTF-8 can't hold."""
-    return not any(
-        (ch < " " and ch not in "\n\t") or "\x7f" <= ch <= "\x9f" or "\ud800" <= ch <= "\udfff" for ch in text
-    )
-
-
-def _no_dots(text: str) -> bool:
-    return ".." not in text.split("/")
 
 
 def is_ip(text: str) -> bool:
@@ -106,19 +98,20 @@ CHECKS: dict[str, Check] = {
         rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,79}}(?::{_TAG})?",
     ),
     "quant": Check("a quantisation such as Q4_K_M", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}"),
-    "text": Check("text without control characters (newlines and tabs are fine)", test=_plain),
-    "line": Check("one line of text without control characters", r"[^\n\t]*", _plain),
+    "text": Check("text without control characters (newlines and tabs are fine)", _TEXT),
+    "line": Check("one line of text without control characters", _LINE),
     "card_name": Check("a card's name such as RTX 3090", r"[A-Za-z0-9][A-Za-z0-9 ._()/+-]{0,63}"),
-    "path": Check("an absolute path of letters, digits and . _ + @ -", _PATH, _no_dots, _SPACES),
+    "path": Check("an absolute path of letters, digits and . _ + @ -", _PATH, hint=_SPACES),
     "root": Check(
-        "a path of letters, digits and . _ + @ -, without '..'", r"[A-Za-z0-9._+@/-]+", _no_dots, _SPACES
+        "a path of letters, digits and . _ + @ -, without '..'",
+        rf"{_NO_DOTS}[A-Za-z0-9._+@/][A-Za-z0-9._+@/-]*",
+        hint=_SPACES,
     ),
-    "key_path": Check("a path in one line", r"[^\n\t\x00-\x1f-][^\n\t]*", _plain),
+    "key_path": Check("a path in one line", rf"(?!-){_LINE}"),
     "inside": Check(
         "a path inside the project's folder",
-        r"(?!/|~)[^\n\t\\]+",
-        lambda text: _plain(text) and _no_dots(text),
-        "ogen reads nothing outside of the folder of the inventory",
+        rf"{_NO_DOTS}(?!/|~)[^\x00-\x1f\x7f-\x9f\\]+",
+        hint="ogen reads nothing outside of the folder of the inventory",
     ),
     "address": Check(
         "an IP address or a host name",
@@ -170,7 +163,7 @@ CHECKS: dict[str, Check] = {
     "place": Check("host/instance", rf"{NAME}/(?:cpu|gpu[0-9-]+)"),
     "ref": Check(
         "a library tag, hf.co/…, or a GGUF file ./x.gguf",
-        test=lambda text: is_file(text) or re.fullmatch(_REF, text) is not None,
+        rf"(?:{_REF})|(?:\.{{0,2}}|~)/[^\x00-\x1f\x7f-\x9f]+|[^\x00-\x1f\x7f-\x9f]+\.[gG][gG][uU][fF]",
         hint="for example llama3.1:8b-instruct-q4_K_M",
     ),
 }

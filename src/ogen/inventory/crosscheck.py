@@ -179,7 +179,8 @@ def _balancer(balancer: Balancer, names: Names) -> None:
             faults.add(
                 f"{subject}: '{key}' is for {setting}: {needed}", node.where, f"set {setting}: {needed}"
             )
-    if balancer.strategy == "hash" and balancer.hash_key is None:
+    record = names.node("balancers", balancer.name)
+    if balancer.strategy == "hash" and not (record and "hash_key" in record.keys):
         node = names.node("balancers", balancer.name, "strategy")
         hint = "write hash_key: api_key or hash_key: header:NAME"
         faults.add(f"{subject}: strategy hash needs 'hash_key'", node.where if node else None, hint)

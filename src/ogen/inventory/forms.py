@@ -6,12 +6,14 @@ describes, keeping the place, and tells the editor's schema what may be written 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..source import Node
 from . import units
+from .checks import CHECKS
 from .faults import Faults
 from .model import Secret
 
@@ -129,7 +131,7 @@ def _cards(node: Node, subject: str, faults: Faults) -> Node | None:
             rest = {key: value for key, value in card.items() if key != "count"}
             card = Node(rest, card.where, card.tag, keys=card.keys)
             if number > 1 and "uuid" in rest:
-                faults.add(f"{subject}: {number} cards can't have one uuid", rest["uuid"].where)
+                faults.add(f"{subject}: {number} cards can't have one uuid", rest.pop("uuid").where)
         cards.extend([card] * number)
     return like(node, cards)
 
@@ -172,15 +174,11 @@ def _secret(node: Node, subject: str, faults: Faults) -> Node | None:
 
 
 def _env_problem(node: Node) -> str | None:
-    import re
-
     good = isinstance(node.value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,199}", node.value)
     return None if good else "!env wants the name of one variable: !env OGEN_PASSWORD"
 
 
 def _file_problem(node: Node) -> str | None:
-    from .checks import CHECKS
-
     if not isinstance(node.value, str) or not node.value:
         return "!file wants one path: !file secrets/keys.yaml"
     if not CHECKS["inside"].passes(node.value):
@@ -189,8 +187,6 @@ def _file_problem(node: Node) -> str | None:
 
 
 def _command_problem(node: Node) -> str | None:
-    from .checks import CHECKS
-
     words = node.value if node.is_list else []
     if not words or not all(w.is_scalar and w.tag is None and w.text for w in words):
         return "!command wants a list: !command [program, argument]"
@@ -209,20 +205,28 @@ def _either(*more: Json) -> Callable[[Json], Json]:
 
 
 _STRING: Json = {"type": "string"}
+_REF: Json = {"type": "string", "pattern": f"^(?:{CHECKS['ref'].pattern})$"}
+_QUANT: Json = {"pattern": f"^(?:{CHECKS['quant'].pattern})$"}
 
 FORMS: dict[str, Form] = {
     "size": Form(_size, lambda _: {"type": "string", "pattern": f"^{units.SIZE}$"}),
     "duration": Form(_duration, lambda _: {"type": "string", "pattern": f"^{units.DURATION}$"}),
     "text": Form(_text, _either({"type": ["number", "boolean"]})),
+    "whole": Form(_text, _either({"enum": [-1, 0]})),
     "many": Form(_many, lambda long: {"anyOf": [long, long["items"]]}),
     "context": Form(_context, _either({"type": "integer", "minimum": 4, "maximum": 16_777_216})),
     "sources": Form(
         _sources,
         lambda _: {
             "anyOf": [
-                _STRING,
-                {"type": "array", "items": _STRING, "minItems": 1},
-                {"type": "object", "additionalProperties": _STRING, "minProperties": 1},
+                _REF,
+                {"type": "array", "items": _REF, "minItems": 1},
+                {
+                    "type": "object",
+                    "propertyNames": _QUANT,
+                    "additionalProperties": _REF,
+                    "minProperties": 1,
+                },
             ]
         },
     ),

@@ -52,7 +52,7 @@ def entries(hosts: Node, faults: Faults) -> dict[str, HostEntry]:
 
 def _member(record: Node, number: int, count: int, faults: Faults) -> Node:
     """The record of a range's host: ranges in its values advance together with the names."""
-    changed: dict[str, Node] = {}
+    changed: dict[str, Node | None] = {}
     for key in RANGED:
         node = record.get(key)
         if node is None or not isinstance(node.value, str) or not has_range(node.value):
@@ -61,57 +61,63 @@ def _member(record: Node, number: int, count: int, faults: Faults) -> Node:
             values = expand(node.value)
         except RangeError as error:
             faults.add(f"hosts: {key}: {error}", node.where)
+            changed[key] = None
             continue
         if len(values) != count:
             hint = f"the key of the host stands for {count} host{'s' if count > 1 else ''}"
             faults.add(f"hosts: {key} {node.value!r} stands for {len(values)} values", node.where, hint)
+            changed[key] = None
             continue
         changed[key] = Node(values[number], node.where, None, values[number], node.quoted)
     if not changed:
         return record
-    return Node({**record.value, **changed}, record.where, keys=record.keys)
+    value = {key: node for key, node in {**record.value, **changed}.items() if node is not None}
+    return Node(value, record.where, keys=record.keys)
 
 
 def members(groups: Node, hosts: Mapping[str, HostEntry], faults: Faults) -> dict[str, tuple[str, ...]]:
-    """The hosts of each group; groups may hold '@group'."""
-    done: dict[str, tuple[str, ...]] = {}
-
-    def resolve(name: str, within: tuple[str, ...]) -> tuple[str, ...]:
-        listed = groups.value[name].get("hosts")
-        if name not in done and listed is not None:
-            found: set[str] = set()
-            for item in listed.value:
-                inner = [
-                    t.strip().lstrip("!")[1:]
-                    for t in item.value.split(",")
-                    if t.strip().lstrip("!")[:1] == "@"
-                ]
-                loops = [g for g in inner if g in (*within, name)]
-                if loops:
-                    faults.add(f"groups: {loops[0]!r} holds itself", item.where)
-                    continue
-                for group in inner:
-                    if group in groups.value:
-                        resolve(group, (*within, name))
-                found.update(_matches(list(hosts), {**dict.fromkeys(groups.value, ()), **done}, item, faults))
-            done[name] = tuple(host for host in hosts if host in found)
-        return done.get(name, ())
-
+    """The hosts of each group, in the hosts' order; groups may hold '@group'."""
+    found = _Members(groups, list(hosts), faults)
     for name, _ in groups.items():
-        resolve(name, ())
-        for host in done.get(name, ()):
+        for host in found.of(name, ()):
             hosts[host].groups.append(name)
-    return done
+    return found.done
 
 
-def _matches(
-    hosts: Sequence[str], groups: Mapping[str, Sequence[str]], item: Node, faults: Faults
-) -> Sequence[str]:
-    try:
-        return matching(hosts, groups, item.value)
-    except PatternError as error:
-        faults.add(f"groups: {error}", item.where, error.hint)
-        return ()
+class _Members:
+    """Resolves groups that hold groups; one that holds itself is told."""
+
+    def __init__(self, groups: Node, hosts: Sequence[str], faults: Faults) -> None:
+        self.groups = groups
+        self.hosts = hosts
+        self.faults = faults
+        self.done: dict[str, tuple[str, ...]] = {}
+        self.looped = False
+
+    def of(self, name: str, within: tuple[str, ...]) -> tuple[str, ...]:
+        listed = self.groups.value[name].get("hosts")
+        if name not in self.done:
+            found: set[str] = set()
+            for item in listed.value if listed is not None else ():
+                found.update(self._item(item, (*within, name)))
+            self.done[name] = tuple(host for host in self.hosts if host in found)
+        return self.done[name]
+
+    def _item(self, item: Node, within: tuple[str, ...]) -> Sequence[str]:
+        for term in item.value.split(","):
+            group = term.strip().removeprefix("!").removeprefix("@")
+            if group in within:
+                self.looped = True
+                self.faults.add(f"groups: {group!r} holds itself", item.where)
+                return ()
+            if group in self.groups.value and group not in self.hosts:
+                self.of(group, within)
+        try:
+            return matching(self.hosts, {**dict.fromkeys(self.groups.value, ()), **self.done}, item.value)
+        except PatternError as error:
+            if not self.looped:  # else a group is empty because of the loop
+                self.faults.add(f"groups: {error}", item.where, error.hint)
+            return ()
 
 
 class Merger:

@@ -64,7 +64,7 @@ OLLAMA: Rules = {
     "keep_alive": key(
         "How long a model stays loaded: a time such as 30m, -1 for ever.",
         type="string",
-        form="text",
+        form="whole",
         check_with="keep_alive",
     ),
     "load_timeout": key("How long loading a model may stall, e.g. 5m.", type="string", check_with="time"),

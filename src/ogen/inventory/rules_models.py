@@ -150,7 +150,7 @@ MODEL: Rules = {
     "keep_alive": key(
         "How long it stays loaded: a time such as 30m, -1 for ever.",
         type="string",
-        form="text",
+        form="whole",
         check_with="keep_alive",
     ),
     "residency": key(
