@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from ..push.results import HostResult, Outcome
 
 _COLOUR = {"applied": "green", "unchanged": "", "planned": "yellow", "withheld": "yellow"}
-_WORD = {"rolled_back": "rolled back"}
 
 
-def show(outcome: Outcome, shape: str, *, idle: str = "nothing to do") -> Exit:
-    """Prints the outcome; `idle` is what is said when no host had anything to do."""
+def show(outcome: Outcome, shape: str, *, applied: str = "applied") -> Exit:
+    """Prints the outcome; `applied` is the word for a host on which it went well."""
     results = outcome.results
     if shape == "json":
         errors = [failure.as_json(r.error) for r in results if r.error]
@@ -26,8 +25,9 @@ def show(outcome: Outcome, shape: str, *, idle: str = "nothing to do") -> Exit:
         for result in results:
             if result.error:
                 console.tell(failure.as_text(result.error))
-        _table(results)
-        console.out(_summary(results, idle))
+        words = [_word(result, applied) for result in results]
+        _table(results, words)
+        console.out(_summary(words))
     return exit_of(outcome)
 
 
@@ -52,16 +52,19 @@ def row(result: HostResult) -> dict[str, Any]:
     }
 
 
-def _table(results: Sequence[HostResult]) -> None:
+def _word(result: HostResult, applied: str) -> str:
+    return applied if result.status == "applied" else result.status.replace("_", " ")
+
+
+def _table(results: Sequence[HostResult], words: Sequence[str]) -> None:
     """Aligned columns: host, how it ended, from which release to which, and what was restarted."""
-    words = [(r.host, _WORD.get(r.status, r.status)) for r in results]
-    wide = max((len(console.safe(host)) for host, _ in words), default=0)
-    span = max((len(word) for _, word in words), default=0)
-    for result, (host, word) in zip(results, words, strict=True):
+    wide = max((len(console.safe(result.host)) for result in results), default=0)
+    span = max(map(len, words), default=0)
+    for result, word in zip(results, words, strict=True):
         colour = _COLOUR.get(result.status, "red")
         shown = console.paint(word.ljust(span), colour) if colour else word.ljust(span)
         rest = "  ".join(part for part in (_releases(result), _time(result), _more(result)) if part)
-        console.raw(f"{console.safe(host).ljust(wide)}  {shown}  {console.safe(rest)}".rstrip() + "\n")
+        console.raw(f"{console.safe(result.host).ljust(wide)}  {shown}  {console.safe(rest)}".rstrip() + "\n")
 
 
 def _releases(result: HostResult) -> str:
@@ -85,8 +88,7 @@ def _more(result: HostResult) -> str:
     return "; ".join(parts)
 
 
-def _summary(results: Sequence[HostResult], idle: str) -> str:
-    if all(r.status == "unchanged" for r in results):
-        return f"{idle}: {console.count(len(results), 'host')} unchanged"
-    counts = Counter(_WORD.get(r.status, r.status) for r in results)
-    return ", ".join(f"{number} {word}" for word, number in counts.items())
+def _summary(words: Sequence[str]) -> str:
+    if set(words) == {"unchanged"}:
+        return f"nothing to do: {console.count(len(words), 'host')} unchanged"
+    return ", ".join(f"{number} {word}" for word, number in Counter(words).items())

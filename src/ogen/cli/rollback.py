@@ -42,7 +42,7 @@ def command(path: Path, to: str | None, yes: bool, limit: str | None, shape: str
         return Exit.CHANGES
     with fleet.interruptible(ready.options), progress(len(hosts)) as watch:
         done = push.rollback(hosts, goals, ready.options, watch)
-    return outcome.show(done, shape)
+    return outcome.show(done, shape, applied="restored")
 
 
 def _goals(goals: dict[str, str | None], to: str | None) -> dict[str, str | None]:
