@@ -248,7 +248,10 @@ def _recurrent(facts: _Facts, kv_heads: tuple[int, ...], sums: _Sums) -> tuple[i
 
     ((conv - 1) · (inner + 2 · groups · state) + state · inner) · 4: always f32, whatever the context.
     """
-    inner = facts.number("ssm.inner_size", 0)
+    inner, cache = facts.number("ssm.inner_size", 0), facts.number("shortconv.l_cache", 0)
+    if cache:  # lfm2: the last columns of a short convolution
+        size = (cache - 1) * facts.count("embedding_length") * 4
+        return tuple(size if has else 0 for has in sums.has_state)
     if not inner:
         return (0,) * len(kv_heads)
     conv, state = facts.number("ssm.conv_kernel", 0), facts.number("ssm.state_size", 0)
