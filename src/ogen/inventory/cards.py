@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import CatalogError
 from ..source import Node
-from .faults import Faults
+from .faults import Faults, near
 from .model import Vendor
 
 Known = tuple[str, Vendor, int]  # name, vendor, bytes
@@ -37,9 +37,8 @@ class Cards:
         found = self._find(model.value)
         if isinstance(found, CatalogError):
             if not (vram and vendor):
-                hint = (
-                    f"{found.hint}; or give its vram and vendor" if found.hint else "give its vram and vendor"
-                )
+                hint = near(model.value, _names()) or "`ogen catalog` lists them."
+                hint += " Or give its vram and vendor"
                 self.faults.add(f"gpus: {found.message}", model.where, hint)
                 return None
             found = (model.value, vendor.value, kept)
@@ -55,6 +54,12 @@ class Cards:
         if name not in self._known:
             self._known[name] = _find(name)
         return self._known[name]
+
+
+def _names() -> tuple[str, ...]:
+    from ..catalog import gpu_names
+
+    return gpu_names()
 
 
 def _find(name: str) -> Known | CatalogError:
