@@ -352,6 +352,12 @@ def test_apt_fetches_no_lists_when_all_is_there(do: Any, box: Box) -> None:
     assert box.ran == []
 
 
+def test_apt_fetches_the_lists_once_in_a_run(box: Box, root: Path) -> None:
+    steps = [step(name, "apt", name=[name], update_cache=True) for name in ("zstd", "nginx")]
+    tasks.run({"steps": steps}, quiet, Fake(False, str(root), box))
+    assert [words[-1] for words in box.ran] == ["update", "zstd", "nginx"]
+
+
 def test_apt_removes(do: Any, box: Box) -> None:
     box.packages = {"zstd"}
     assert do("apt", name=["zstd", "nginx"], state="absent")["changed"]

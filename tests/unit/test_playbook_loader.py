@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,3 +179,12 @@ def test_an_override_stays_inside_of_the_project(tmp_path: Path) -> None:
     (project / "playbooks" / "provision.yaml").symlink_to(tmp_path / "elsewhere.yaml")
     with pytest.raises(PlaybookError, match="outside of the project"):
         find("provision.yaml", project)
+
+
+def test_ansible_takes_the_shipped_playbooks(tmp_path: Path) -> None:
+    pytest.importorskip("ansible", reason="ansible-core is not installed")
+    command = [Path(sys.executable).with_name("ansible-playbook"), "--syntax-check", "-i", "localhost,"]
+    for file in sorted(shipped.folder("playbooks").glob("*.yaml")):
+        env = {**os.environ, "ANSIBLE_HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+        done = subprocess.run([*command, file], env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr

@@ -27,6 +27,7 @@ class Host:
         self.root = root
         self.machine = machine or Machine()
         self.promised: Set[str] = set()  # "user ollama", "group render", "packages"
+        self.fetched = False  # apt's lists, once in a run
 
     def ask(self, *command: str) -> Done:
         """Runs a tool that only reads."""

@@ -53,8 +53,9 @@ def _installed(names: List[str], host: Host) -> Set[str]:
 
 
 def _change(names: List[str], present: bool, args: Args, host: Host) -> None:
-    if args.get("update_cache") and present:
+    if args.get("update_cache") and present and not host.fetched:
         host.do(*_APT_GET, "update")
+        host.fetched = True
     action = ["install"] if present else ["remove"]
     if present and not args.get("install_recommends", True):
         action.append("--no-install-recommends")

@@ -207,9 +207,12 @@ class _Provision:
                 )
             own = [n for n, p in enumerate(self.playbook.plays) if host.name in self._named(p)]
             known = variables(self.inventory, host)
-            self.compiled[host.name] = compile_playbook(
-                self.playbook, facts, known, tags=self.tags, plays=own
-            )
+            try:
+                made = compile_playbook(self.playbook, facts, known, tags=self.tags, plays=own)
+            except PlaybookError as wrong:  # with this host's facts: the others' results still count
+                where, hint = wrong.where, wrong.hint
+                raise RemoteError(wrong.message, host=host.name, where=where, hint=hint) from None
+            self.compiled[host.name] = made
         return self.compiled[host.name]
 
 
