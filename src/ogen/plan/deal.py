@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ..inventory.model import Gpu, Host, Model
 from .board import Board, Seat, Spot
@@ -17,6 +18,8 @@ from .fitting import Fit, Fitter
 
 #: a card that holds a model alone, and how
 Option = tuple[Host, Gpu, Fit]
+#: mixes of kinds of cards that are looked at for one size; boxes have two or three kinds
+_MIXES = 256
 
 
 @dataclass(slots=True)
@@ -175,30 +178,48 @@ class Offers:
 
 def best_offer(table: Table, model: Model, host: Host, number: int) -> Offer | None:
     """The best group of open cards of one host: full before partial, fewest, smallest, side by side."""
-    offers: list[Offer] = []
-    cards = [g for g in table.board.cards[host.name] if not table.board.tenants[host.name, g.index]]
-    cards = [g for g in cards if (host.name, g.index) not in table.board.closed]
-    for vendor in sorted({gpu.vendor for gpu in cards}):
-        same = sorted((g for g in cards if g.vendor == vendor), key=lambda g: (g.vram - g.reserve, g.index))
-        offers += _windows(table, model, host, number, same)
-    return min(offers, key=lambda offer: offer.key, default=None)
+    return min(offers(table, model, host, number), key=lambda offer: offer.key, default=None)
 
 
-def _windows(table: Table, model: Model, host: Host, number: int, cards: list[Gpu]) -> Iterator[Offer]:
-    """Runs of cards next to each other in size, few before many; ends at the first that holds all."""
-    mine = sum(1 for seat in table.board.seats_on(host) if seat.model is model)
+def offers(table: Table, model: Model, host: Host, number: int) -> Iterator[Offer]:
+    """Groups of open cards that hold a replica, few before many; none after the first size that holds all."""
+    tenants, closed = table.board.tenants, table.board.closed
+    spots = ((gpu, (host.name, gpu.index)) for gpu in table.board.cards[host.name])
+    cards = [gpu for gpu, spot in spots if not tenants[spot] and spot not in closed]
+    mine = sum(seat.model is model for seat in table.board.seats_on(host))
     for size in _sizes(model, len(cards)):
-        for start in range(len(cards) - size + 1):
-            gpus = tuple(sorted(cards[start : start + size], key=lambda gpu: gpu.index))
+        whole = False
+        for gpus in _mixes(cards, size):
             fit = table.fitter.fit(model, host, gpus)
             if isinstance(fit, Fit):
                 held = sum(table.held.get((host.name, g.index), model.name) != model.name for g in gpus)
                 room = sum(gpu.vram - gpu.reserve for gpu in gpus)
                 spread = gpus[-1].index - gpus[0].index
-                key = (held, fit.rank[0], size, fit.rank, room, mine, spread, number, gpus[0].index)
+                key = (held, not fit.whole, size, fit.rank, room, mine, spread, number, gpus[0].index)
                 yield Offer(key, host, gpus, fit)
-                if fit.rank[0] == 0:
-                    return
+                whole = whole or fit.whole
+        if whole:
+            return
+
+
+def _mixes(cards: list[Gpu], size: int) -> Iterator[tuple[Gpu, ...]]:
+    """Groups of `size` cards of one vendor, each mix of kinds once, with the first cards of each kind."""
+    kinds: dict[tuple[str, int, int], list[Gpu]] = {}
+    for gpu in cards:
+        kinds.setdefault((gpu.vendor, gpu.vram, gpu.reserve), []).append(gpu)
+    for vendor in sorted({vendor for vendor, _, _ in kinds}):
+        same = [kinds[kind] for kind in sorted(kinds) if kind[0] == vendor]
+        for gpus in islice(_picked(same, size), _MIXES):
+            yield tuple(sorted(gpus, key=lambda gpu: gpu.index))
+
+
+def _picked(kinds: list[list[Gpu]], size: int) -> Iterator[tuple[Gpu, ...]]:
+    if size == 0:
+        yield ()
+    elif sum(map(len, kinds)) >= size:
+        for count in range(min(size, len(kinds[0])), -1, -1):
+            for rest in _picked(kinds[1:], size - count):
+                yield (*kinds[0][:count], *rest)
 
 
 def _sizes(model: Model, cards: int) -> range:

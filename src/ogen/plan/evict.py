@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..catalog import Era, era
-from ..fit import evicts as would_evict
+from ..fit import evicts
 from .board import Board, Seat
 
 
 def eviction(board: Board, bundle: Sequence[Seat]) -> str | None:
-    """Why the models of one server, loaded one after the other, would not all stay; None where they do.
+    """Why the models of one server would not all stay; None where they do.
 
-    Models that take turns are meant to leave, and a host without a card has no such rule.
+    A pinned server is asked whether its models stay when they are loaded in their order. Where the planner
+    may as well start another server, each model must also be able to come last, as after a crash. Models
+    that take turns are meant to leave, and a host without a card has no such rule.
     """
-    if bundle[0].takes_turns or not bundle[0].gpus:
+    if bundle[0].takes_turns or not bundle[0].gpus or len(bundle) < 2:
         return None
     rule = "80 %" if era(bundle[0].host.ollama.version) is Era.C else "all"
-    for number, loading in enumerate(bundle[1:], 1):
-        before = bundle[:number]
+    for number, loading in enumerate(bundle):
+        before = bundle[:number] if loading.pin else [seat for seat in bundle if seat is not loading]
         total = sum(gpu.vram - gpu.reserve for gpu in loading.gpus)
-        if would_evict(loading.fit.shape, loading.fit.settings, total, [_resident(board, before)]):
+        resident = _resident(board, loading, before)
+        if before and evicts(loading.fit.shape, loading.fit.settings, total, [resident]):
             names = ", ".join(seat.model.name for seat in before)
             return (
                 f"for {loading.model.name} Ollama predicts more than {rule} of the free memory "
@@ -29,13 +32,14 @@ def eviction(board: Board, bundle: Sequence[Seat]) -> str | None:
     return None
 
 
-def _resident(board: Board, before: Sequence[Seat]) -> int:
-    """Bytes held when the next model of a server comes: by its others, and by other servers on its cards."""
-    mine = {id(seat) for seat in before}
+def _resident(board: Board, loading: Seat, before: Sequence[Seat]) -> int:
+    """Bytes held on a server's cards when `loading` comes: by its own models, and by other servers there."""
     held = 0
-    for card, gpu in enumerate(before[0].gpus):
-        held += sum(seat.fit.held(card) for seat in before)
-        for seat in board.tenants[before[0].host.name, gpu.index]:
-            if id(seat) not in mine and seat.pin is not before[0].pin:
-                held += seat.fit.held(seat.gpus.index(gpu))
+    for gpu in loading.gpus:
+        tenants = board.tenants[loading.host.name, gpu.index]
+        if loading.pin:
+            others = [*before, *(seat for seat in tenants if seat.pin is not loading.pin)]
+        else:
+            others = [seat for seat in tenants if seat is not loading]
+        held += sum(seat.fit.held(seat.gpus.index(gpu)) for seat in others)
     return held

@@ -9,9 +9,13 @@ from .fitting import Fitter, Misfit, gib
 from .share import together
 
 
-def seat_pins(board: Board, fitter: Fitter) -> list[OgenError]:
-    """Seats every pinned instance of hosts in state `in`; a pin on a card that is out is left out."""
+def seat_pins(board: Board, fitter: Fitter) -> tuple[list[OgenError], set[str]]:
+    """Seats every pinned instance of hosts in state `in`; a pin on a card that is out is left out.
+
+    Returns what is wrong with pins, and the models concerned: that these lack a seat is no second error.
+    """
     problems: list[OgenError] = []
+    concerned: set[str] = set()
     models = {model.name: model for model in board.inventory.models}
     for host in board.hosts:
         for pin in host.pins:
@@ -19,7 +23,8 @@ def seat_pins(board: Board, fitter: Fitter) -> list[OgenError]:
                 _seat_pin(board, fitter, models, host, pin)
             except OgenError as problem:
                 problems.append(problem)
-    return problems
+                concerned.update(pin.models)
+    return problems, concerned
 
 
 def is_out(host: Host, pin: Pin) -> bool:

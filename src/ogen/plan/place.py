@@ -41,7 +41,7 @@ def _deal(
 ) -> tuple[Board, list[OgenError], dict[str, tuple[Model, int]]]:
     """The board, errors of pins, and by model how many replicas have no seat."""
     board = Board(inventory)
-    problems = seat_pins(board, fitter)
+    problems, excused = seat_pins(board, fitter)
     held = keep(board, fitter)
     riders = [m for m in inventory.models if ride and fitter.is_embedding(m)]
     drivers = [m for m in inventory.models if m not in riders]
@@ -54,7 +54,7 @@ def _deal(
         missing = _ride(table, model)
         if missing:
             short[model.name] = (model, missing)
-    return board, problems, short
+    return board, problems, {name: entry for name, entry in short.items() if name not in excused}
 
 
 def _ride(table: Table, model: Model) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ..fit.account import margin
 from ..inventory.model import Gpu, Host, Model
 from .board import Seat, Spot
-from .deal import Table, best_offer, wants_several
+from .deal import Table, offers, wants_several
 from .fitting import Fit
 from .share import together
 
@@ -70,8 +70,7 @@ class _Search:
             elif self._has_room(host, gpu, model):
                 beside.append((host, (gpu,), True))
         for number, host in enumerate(self.table.board.hosts_of(model)):
-            offer = best_offer(self.table, model, host, number)
-            if offer:
+            for offer in offers(self.table, model, host, number):
                 yield host, offer.gpus, False
         yield from beside
 
