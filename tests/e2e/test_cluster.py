@@ -115,8 +115,8 @@ def _restarted(before: dict[str, str], after: dict[str, str]) -> set[str]:
 def _instances_of(cluster: Project, model: str) -> set[str]:
     plan = json.loads(cluster.ogen("plan", "--format", "json").stdout)
     return {
-        f"{host['host']}/ogen-ollama-{instance['name']}.service"
+        f"{host['name']}/{instance['unit']}"
         for host in plan["hosts"]
         for instance in host["instances"]
-        if model in [p["model"] for p in instance["placements"]]
+        if model in [m["name"] for m in instance["models"]]
     }

@@ -88,11 +88,25 @@ def test_a_unit_that_does_not_start(solo: Project) -> None:
 
 
 def test_an_instance_that_comes_up_on_the_cpu(solo: Project) -> None:
+    override(solo, "ollama.service.j2", lambda text: text + "Environment=CUDA_VISIBLE_DEVICES=-1\n")
+    try:
+        refused(solo, "gpu0", "CPU")
+    finally:
+        (solo.folder / "templates" / "ollama.service.j2").unlink()
+
+
+def test_a_card_that_is_gone_is_said_and_the_old_files_are_back(solo: Project) -> None:
+    """Not the release's fault: the old one does not come up on its card either. It is not called rolled back."""
+    before = solo.lab.sh("solo", "readlink -f /etc/ogen/current")
     solo.write(INVENTORY, context=4096)
     solo.lab.write("solo", "/etc/testbed/ollama.d/11435.fault", "nogpu")
     try:
-        refused(solo, "gpu1")
+        done = solo.ogen("apply", "--yes", code=3)
     finally:
         solo.lab.sh("solo", "rm -f /etc/testbed/ollama.d/11435.fault")
+    assert "gpu1" in done.stderr
+    assert "could not be proven" in done.stderr
+    still_old(solo.lab, before)
     solo.ogen("apply", "--yes")
     assert ask(f"http://{solo.lab.address('solo')}:8080")[1]["done"]
+    assert solo.lab.sh("solo", "readlink -f /etc/ogen/current") != before
