@@ -500,12 +500,20 @@ def test_the_first_failure_ends_the_run(box: Box, root: Path, force: bool, ran: 
         step("call", "copy", handler=True, dest="/srv/call", content=""),
         step("idle", "copy", handler=True, dest="/srv/idle", content=""),
     ]
-    seen: list[str] = []
-    document = {"steps": steps, "force_handlers": force}
-    out = tasks.run(document, lambda phase, text, percent: seen.append(text), Fake(False, str(root), box))
-    assert seen == [r["name"] for r in out["results"]] == ran
+    out = tasks.run({"steps": steps, "force_handlers": force}, quiet, Fake(False, str(root), box))
+    assert [r["name"] for r in out["results"]] == ran
     assert (out["failed"], out["changed"]) == (True, len(ran) - 1)
     assert out["results"][1]["msg"] == "no"
+
+
+def test_only_tools_that_change_something_are_told(box: Box, root: Path) -> None:
+    box.packages = {"zstd"}
+    steps = [step("a", "apt", name=["zstd"]), step("b", "apt", name=["nginx"]), step("c", "group", name="g")]
+    seen: list[tuple[str, float | None]] = []
+    tasks.run(
+        {"steps": steps}, lambda phase, text, done: seen.append((text, done)), Fake(False, str(root), box)
+    )
+    assert [(text, round(done or 0)) for text, done in seen] == [("b", 33), ("c", 67)]
 
 
 def test_check_mode_knows_what_earlier_steps_make(box: Box, root: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
 from .tasks_accounts import group, user
@@ -21,7 +22,10 @@ Tell = Callable[[str, str, Optional[float]], None]  # phase, text, percent
 
 
 def run(document: Mapping[str, Any], tell: Tell, host: Optional[Host] = None) -> Dict[str, Any]:
-    """Runs all steps; `tell` hears of each before it runs. Returns results, changed (how many), failed."""
+    """The results of all steps, how many changed something, whether one failed.
+
+    `tell` hears when a tool begins to change something: the steps that only look are over at once.
+    """
     host = host or Host(check=bool(document.get("check")))
     mask = os.umask(0o022)
     try:
@@ -43,7 +47,7 @@ def _all(steps: List[Dict[str, Any]], force: bool, host: Host, tell: Tell) -> Li
         called = not step["handler"] or step["name"] in notified
         if not called or (failed and not (force and step["handler"])):
             continue
-        tell("step", step["name"], 100.0 * number / len(steps))
+        host.announce = partial(tell, "step", step["name"], 100.0 * number / len(steps))
         done = _one(step, host)
         results.append(done)
         failed = failed or done["failed"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .machine import Done, Machine
 
@@ -28,6 +28,7 @@ class Host:
         self.machine = machine or Machine()
         self.promised: Set[str] = set()  # "user ollama", "group render", "packages"
         self.fetched = False  # apt's lists, once in a run
+        self.announce: Callable[[], None] = lambda: None  # called before a tool changes something
 
     def ask(self, *command: str) -> Done:
         """Runs a tool that only reads."""
@@ -36,6 +37,7 @@ class Host:
     def do(self, *command: str) -> Done:
         """Runs a tool that changes something; raises Failed with its last lines."""
         assert not self.check
+        self.announce()
         done = self.machine.run(command, TIMEOUT)
         if done.code:
             raise Failed("%s: exit %d\n%s" % (" ".join(command), done.code, last_lines(done)))

@@ -53,6 +53,7 @@ def _installed(names: List[str], host: Host) -> Set[str]:
 
 
 def _change(names: List[str], present: bool, args: Args, host: Host) -> None:
+    host.announce()
     if args.get("update_cache") and present and not host.fetched:
         host.do(*_APT_GET, "update")
         host.fetched = True
