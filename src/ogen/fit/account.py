@@ -110,9 +110,8 @@ def _hosted(shape: ModelShape, settings: Settings, layers: int) -> Hosted:
     """What of the blocks is in host memory."""
     first = min(shape.blocks, shape.blocks + 1 - layers)
     tensor = max(shape.largest_tensor[:first], default=0)
-    if settings.experts_on_host:
-        away = zip(shape.expert_bytes, shape.largest_tensor, strict=True)
-        tensor = max(tensor, *(t for e, t in list(away)[: settings.experts_on_host] if e))
+    away = list(zip(shape.expert_bytes, shape.largest_tensor, strict=True))[: settings.experts_on_host]
+    tensor = max([tensor, *(largest for experts, largest in away if experts)])
     caches = block_caches(shape, settings, micro_batch(settings))[:first]
     cache = 0 if settings.kv_on_host else max(caches, default=0)
     return Hosted(tensor, cache, layers == 0)

@@ -39,6 +39,10 @@ def reserved_outputs(settings: Settings, tokens: int) -> int:
     return min(tokens, settings.parallel) if era(settings.version) is Era.C else tokens
 
 
+#: rows from which the engine copies weights of the host to the card instead of computing beside them
+_OFFLOADED_ROWS = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Hosted:
     """What of the blocks is in host memory, in bytes: it is copied up piece by piece for large batches."""
@@ -63,10 +67,11 @@ def compute_buffer(shape: ModelShape, settings: Settings, hosted: Hosted = Hoste
     feed_forward = 4 * tokens * (_feed_forward(shape, settings) + mask + crossing)
     attention = 4 * tokens * (_attention(shape, settings, outputs < tokens, tokens) + crossing)
     logits = 4 * tokens * _logits(shape, settings, outputs, tokens)
-    if hosted.all_blocks and outputs == tokens:
+    if hosted.all_blocks and outputs >= _OFFLOADED_ROWS:
         # the output's weights are copied up too; beside them anything from none to all of the largest
         # tensor was seen, so half of it is taken
-        logits = shape.output_bytes + 4 * tokens * (shape.vocab + shape.embedding) + hosted.tensor // 2
+        rows = 4 * (shape.vocab * outputs + shape.embedding * tokens)
+        logits = max(logits, shape.output_bytes + rows + hosted.tensor // 2)
     extra = 0 if settings.backend == "vulkan" else 4 * tokens * shape.embedding
     return int(max(logits, feed_forward + hosted.tensor, attention + hosted.cache) + extra)
 

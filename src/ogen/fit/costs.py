@@ -73,6 +73,6 @@ def _host_steps(
         )
     if settings.gpu_layers != wished.gpu_layers:
         after = replace(at(), gpu_layers=settings.gpu_layers)
-        step("gpu_layers", str(shape.layers), str(settings.gpu_layers), after)
+        step("gpu_layers", str(shape.layers), f"{settings.gpu_layers} of {shape.layers}", after)
     if settings.kv_on_host != wished.kv_on_host:
         step("kv_on_host", "on the card", "in host memory", replace(at(), kv_on_host=True))

@@ -17,6 +17,8 @@ from .wishes import ORDER, Choice, DoesNotFit, Wishes
 
 #: a batch below this makes the engine compute prompts on the host
 SMALLEST_BATCH = 32
+_TO_HOST = ("experts", "gpu_layers", "kv_on_host")
+_LEAST_CONTEXT = 2048  # below this nobody is helped
 _STEP = 256  # the cache is padded to this many tokens
 
 
@@ -67,7 +69,7 @@ def _order(wishes: Wishes) -> tuple[str, ...]:
         if what not in ORDER:
             raise UsageError(f"no concession called {what!r}", hint=f"known: {', '.join(ORDER)}")
     if wishes.order is None and wishes.gpu_layers_at_least is None:
-        return tuple(what for what in order if what not in ("experts", "gpu_layers", "kv_on_host"))
+        return tuple(what for what in order if what not in _TO_HOST)
     return tuple(dict.fromkeys(order))
 
 
@@ -276,22 +278,22 @@ def _does_not_fit(
 def _nearest(
     candidates: Sequence[tuple[str, ModelShape]], wishes: Wishes, cards: Sequence[Card], lacking: int
 ) -> str:
-    """The smallest loosening that would do, in words."""
-    looser = [
-        ("allow kv_cache q4_0", replace(wishes, kv_cache_at_least="q4_0")),
-        (
-            "allow a context of {settings.context}",
-            replace(wishes, context_at_least=min(2048, wishes.context)),
-        ),
-        (
-            "allow {account.layers} of {account.layers_total} layers on the card",
-            replace(wishes, gpu_layers_at_least=1, order=ORDER, context_at_least=min(2048, wishes.context)),
-        ),
-    ]
-    for text, wish in looser:
-        for rung in ladder(candidates, wish):
-            need = _account(candidates, rung, cards, _shares(wish, cards))
+    """The smallest loosening of the bounds that would do, in words."""
+    given = _order(wishes)
+    on_card = tuple(what for what in ORDER if what in given or what not in _TO_HOST)
+    context = min(_LEAST_CONTEXT, wishes.context, wishes.context_at_least or wishes.context)
+    looser = (
+        replace(wishes, order=on_card, kv_cache_at_least="q4_0"),
+        replace(wishes, order=on_card, context_at_least=context),
+        replace(wishes, order=on_card, kv_cache_at_least="q4_0", context_at_least=context),
+        replace(wishes, order=ORDER, gpu_layers_at_least=1, context_at_least=context),
+    )
+    for wish in looser:
+        shares, rungs = _shares(wish, cards), list(ladder(candidates, wish))
+        for rung in rungs:
+            need = _account(candidates, rung, cards, shares)
             if _fits(need, cards):
-                return text.format(settings=rung.settings, account=need)
+                made = _choice(candidates, wish, rungs[0], rung, need, cards, shares).concessions
+                return "allow " + ", ".join(f"{c.what} {c.after}" for c in made)
     room = max(card.free for card in cards) + lacking
     return f"take a card with {room / 2**30:.1f} GiB or a smaller model"
