@@ -96,7 +96,7 @@ def test_an_instance_that_comes_up_on_the_cpu(solo: Project) -> None:
 
 
 def test_a_card_that_is_gone_is_said_and_the_old_files_are_back(solo: Project) -> None:
-    """Not the release's fault: the old one does not come up on its card either. It is not called rolled back."""
+    """Not the release's fault: the old one can't have its card either, so nothing is called rolled back."""
     before = solo.lab.sh("solo", "readlink -f /etc/ogen/current")
     solo.write(INVENTORY, context=4096)
     solo.lab.write("solo", "/etc/testbed/ollama.d/11435.fault", "nogpu")
