@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class _Door(paramiko.ServerInterface):
         self.key = key
         self.folder = folder
         self.password = password
+        self.jumps: dict[int, tuple[str, int]] = {}
 
     def get_allowed_auths(self, username: str) -> str:
         return "publickey,password" if self.password else "publickey"
@@ -47,6 +49,13 @@ class _Door(paramiko.ServerInterface):
         if kind == "session":
             return paramiko.OPEN_SUCCEEDED
         return paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+
+    def check_channel_direct_tcpip_request(
+        self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]
+    ) -> int:
+        """A jump: the transport's accept() gets the channel, and joins it to the destination."""
+        self.jumps[chanid] = destination
+        return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         threading.Thread(target=_run, args=(channel, command, self.folder), daemon=True).start()
@@ -93,6 +102,23 @@ def _feed(channel: paramiko.Channel, process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
+def _join(channel: paramiko.Channel, destination: tuple[str, int]) -> None:
+    """Both directions of a jump."""
+    other = socket.create_connection(destination, timeout=10)
+    other.settimeout(None)
+
+    def copy(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> None:
+        with suppress(OSError, EOFError):
+            while data := read(1 << 16):
+                write(data)
+        with suppress(OSError):
+            other.shutdown(socket.SHUT_RDWR)
+        channel.close()
+
+    for pair in ((channel.recv, other.sendall), (other.recv, channel.sendall)):
+        threading.Thread(target=copy, args=pair, daemon=True).start()
+
+
 @dataclass
 class Server:
     """One host: a port and a folder."""
@@ -123,8 +149,13 @@ class Server:
         transport = paramiko.Transport(client)
         transport.add_server_key(self.host_key)
         self.transports.append(transport)
+        door = _Door(self.client_key, self.folder, self.password)
         with suppress(paramiko.SSHException, OSError, EOFError):
-            transport.start_server(server=_Door(self.client_key, self.folder, self.password))
+            transport.start_server(server=door)
+            while transport.is_active():
+                channel = transport.accept(1)
+                if channel is not None and channel.get_id() in door.jumps:
+                    _join(channel, door.jumps[channel.get_id()])
 
     def close(self) -> None:
         with suppress(OSError):

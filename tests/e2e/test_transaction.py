@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from ogen.errors import BecomeError, ConnectError, LockedError, RemoteError, Rol
 from ogen.inventory import load
 from ogen.inventory.model import Host, Secret
 from ogen.plan import plan
-from ogen.release.model import File, Release
+from ogen.release.model import File
 from ogen.render import render
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(600)]

@@ -114,6 +114,8 @@ class Disk:
     def folder(self, path: str, mode: int = 0o755) -> None:
         """Makes a folder, and those above it; one that exists is left as it is."""
         parts = split(path)
+        if self.relocated:  # the folder that stands for a host may be new
+            os.makedirs(self.root, exist_ok=True)
         for depth in range(1, len(parts) + 1):
             self._one_folder("/" + "/".join(parts[:depth]), mode)
 

@@ -165,6 +165,8 @@ def add_links(host: Host, links: store.Links, late: bool) -> None:
 def drop_links(host: Host, links: store.Links) -> None:
     """Removes links, if they are still what they were made as; folders that this empties go too."""
     for path, target in sorted(links.items()):
+        if host.disk.link(path + ".new") == target:  # a crash between its making and its renaming
+            host.disk.remove(path + ".new")
         if host.disk.link(path) == target:
             host.disk.remove(path)
             folder = path.rsplit("/", 1)[0]

@@ -1,79 +1,103 @@
-"""Known hosts, read once for all connections: which keys a host may show. Unknown is refused, never added."""
+"""Known hosts, read once for all connections: which keys a host may show. Unknown is refused, never added.
+
+Hashed names, patterns and @revoked count as in OpenSSH; of certificate authorities only OpenSSH's own
+client makes use (`transport: openssh`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import binascii
+import fnmatch
+import hashlib
+import hmac
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import ConnectError
 from .access import Access
 
-if TYPE_CHECKING:
-    import paramiko
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a known_hosts file; `key` is the public key's bytes."""
+
+    place: str  # file:line
+    marker: str  # "", "@revoked", "@cert-authority"
+    names: tuple[str, ...]
+    kind: str
+    key: bytes
+
+    def matches(self, name: str) -> bool:
+        if any(_match(n[1:], name) for n in self.names if n.startswith("!")):
+            return False
+        return any(_match(n, name) for n in self.names if not n.startswith("!"))
+
+
+def _match(pattern: str, name: str) -> bool:
+    if pattern.startswith("|1|"):
+        return _hashed(pattern, name)
+    if "*" in pattern or "?" in pattern:
+        return fnmatch.fnmatchcase(name.lower(), pattern.lower().replace("[", "[[]"))
+    return pattern.lower() == name.lower()
+
+
+def _hashed(pattern: str, name: str) -> bool:
+    """`|1|salt|HMAC-SHA1 of the name`."""
+    parts = pattern.split("|")
+    try:
+        salt, digest = base64.b64decode(parts[2]), base64.b64decode(parts[3])
+    except (IndexError, binascii.Error):
+        return False
+    return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)
+
+
+def parse(text: str, file: str) -> tuple[Line, ...]:
+    """The lines that can be understood; others are left out, as OpenSSH does."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        marker = words.pop(0) if words and words[0].startswith("@") else ""
+        if len(words) < 3 or words[0].startswith("#"):
+            continue
+        try:
+            key = base64.b64decode(words[2], validate=True)
+        except binascii.Error:
+            continue
+        found.append(Line(f"{file}:{number}", marker, tuple(words[0].split(",")), words[1], key))
+    return tuple(found)
 
 
 @lru_cache(maxsize=16)
-def _read(files: tuple[Path, ...], stamps: tuple[float, ...]) -> paramiko.HostKeys:
-    import paramiko
-
-    keys = paramiko.HostKeys()
-    for path in files:
-        if path.is_file():
-            keys.load(str(path))
-    return keys
+def _read(path: Path, changed: float) -> tuple[Line, ...]:
+    return parse(path.read_text("utf-8", "replace"), str(path))
 
 
-def keys_of(access: Access, files: tuple[Path, ...], host: str) -> Sequence[paramiko.PKey]:
-    """The keys that the host may show: the inventory's pin alone, else the known hosts'."""
+def lines(access: Access, files: tuple[Path, ...], host: str) -> tuple[Line, ...]:
+    """The lines with keys that the host may show: the inventory's pin alone, else the known hosts'."""
     if access.host_key:
-        return (_pinned(access.host_key, host),)
-    stamps = tuple(p.stat().st_mtime if p.is_file() else 0.0 for p in files)
-    found = _read(files, stamps).lookup(access.known_as)
+        pinned = parse("* " + access.host_key, "the inventory's host_key")
+        if not pinned:
+            raise ConnectError("ssh.host_key is not a public key", host=host, hint="like: ssh-ed25519 AAAA…")
+        return pinned
+    there = [line for path in files if path.is_file() for line in _read(path, path.stat().st_mtime)]
+    matching = [line for line in there if line.matches(access.known_as)]
+    revoked = {line.key for line in matching if line.marker == "@revoked"}
+    found = tuple(line for line in matching if not line.marker and line.key not in revoked)
     if not found:
         raise ConnectError(
-            f"the host key of {access.known_as} is not known",
-            host=host,
-            hint=f"compare its fingerprint and add it: ssh-keyscan -p {access.port} {access.alias}; "
-            "or pin it as ssh.host_key in the inventory",
+            f"the host key of {access.known_as} is not known", host=host, hint=_advice(access, matching)
         )
-    return tuple(found.values())
+    return found
 
 
-def _pinned(text: str, host: str) -> paramiko.PKey:
-    import base64
-
-    import paramiko
-
-    parts = text.split()
-    try:
-        return paramiko.PKey.from_type_string(parts[0], base64.b64decode(parts[1]))
-    except (IndexError, ValueError, paramiko.SSHException) as error:
-        raise ConnectError(f"ssh.host_key is not a public key: {error}", host=host) from None
-
-
-def place_of(access: Access, files: tuple[Path, ...]) -> str:
-    """file:line of the known key that another one contradicts."""
-    import paramiko
-
-    for path in files:
-        lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
-        for number, line in enumerate(lines, 1):
-            try:
-                entry = paramiko.hostkeys.HostKeyEntry.from_line(line, number)
-            except (paramiko.SSHException, ValueError):
-                continue
-            if entry and _matches(entry, access.known_as):
-                return f"{path}:{number}"
-    return "the inventory's host_key" if access.host_key else "known hosts"
-
-
-def _matches(entry: paramiko.hostkeys.HostKeyEntry, name: str) -> bool:
-    """Whether a line is about a name, hashed or not."""
-    import paramiko
-
-    keys = paramiko.HostKeys()
-    for shown in entry.hostnames or ():
-        keys.add(shown, entry.key.get_name(), entry.key)
-    return keys.lookup(name) is not None
+def _advice(access: Access, matching: list[Line]) -> str:
+    if any(line.marker == "@cert-authority" for line in matching):
+        return "keys signed by a certificate authority need transport: openssh"
+    if matching:
+        return f"{matching[0].place} revokes it"
+    return (
+        f"compare its fingerprint and add it: ssh-keyscan -p {access.port} {access.alias}; "
+        "or pin it as ssh.host_key in the inventory"
+    )

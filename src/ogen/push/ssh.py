@@ -6,7 +6,7 @@ import contextlib
 import logging
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,10 @@ class QuickSocket:
 def connect(host: Host, keyring: Keyring) -> Connection:
     """Opens the connection; ConnectError says what is wrong and what to do."""
     access = resolve(host, keyring)
-    hops: list[paramiko.SSHClient] = []
+    hops: list[paramiko.Transport] = []
     try:
         sock = _socket(host, access, keyring, hops)
-        hops.append(_client(host.name, access, keyring.files(), sock))
+        _enter(host.name, access, keyring.files(), sock, hops)
     except BaseException:
         Connection(host.name, hops).close()
         raise
@@ -62,17 +62,15 @@ def connect(host: Host, keyring: Keyring) -> Connection:
 
 
 class Connection:
-    """The clients of the way to a host, the last one being the host's own."""
+    """The transports of the way to a host, the last one being the host's own."""
 
-    def __init__(self, host: str, hops: Sequence[paramiko.SSHClient]) -> None:
+    def __init__(self, host: str, hops: Sequence[paramiko.Transport]) -> None:
         self.host = host
         self.hops = hops
 
     def run(self, command: str) -> Pipe:
-        transport = self.hops[-1].get_transport()
-        assert transport
         try:
-            channel = transport.open_session(timeout=15)
+            channel = self.hops[-1].open_session(timeout=15)
             channel.settimeout(60)  # a write that does not move for so long
             channel.exec_command(command)
         except (paramiko.SSHException, OSError, EOFError) as error:
@@ -129,7 +127,7 @@ class ChannelPipe(Pipe):
 
 
 # ------------------------------------------------------------------------------------ the hops
-def _socket(host: Host, access: Access, keyring: Keyring, hops: list[paramiko.SSHClient]) -> Any:
+def _socket(host: Host, access: Access, keyring: Keyring, hops: list[paramiko.Transport]) -> Any:
     if access.jump is None:
         return _tcp(host.name, access)
     hop = resolve_jump(host, access.jump, keyring)
@@ -137,11 +135,9 @@ def _socket(host: Host, access: Access, keyring: Keyring, hops: list[paramiko.SS
         raise ConnectError(
             f"{access.jump} is itself behind {hop.jump}", host=host.name, hint="set transport: openssh"
         )
-    hops.append(_client(host.name, hop, keyring.files(), _tcp(host.name, hop)))
-    transport = hops[-1].get_transport()
-    assert transport
+    _enter(host.name, hop, keyring.files(), _tcp(host.name, hop), hops)
     try:
-        return transport.open_channel(
+        return hops[-1].open_channel(
             "direct-tcpip", (access.address, access.port), ("127.0.0.1", 0), timeout=access.timeout
         )
     except paramiko.SSHException as error:
@@ -162,52 +158,76 @@ def _tcp(host: str, access: Access) -> QuickSocket:
         ) from None
 
 
-def _client(host: str, access: Access, files: tuple[Path, ...], sock: Any) -> paramiko.SSHClient:
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    for key in known.keys_of(access, files, host):
-        client.get_host_keys().add(access.known_as, key.get_name(), key)
+def _enter(
+    host: str, access: Access, files: tuple[Path, ...], sock: Any, hops: list[paramiko.Transport]
+) -> None:
+    """Opens one transport over `sock`: key exchange, the host's key, then ours."""
     try:
-        client.connect(
-            access.alias,
-            port=access.port,
-            username=access.user,
-            password=access.password,
-            key_filename=list(access.keys) or None,  # type: ignore[arg-type]  # a list is fine, the stubs lag
-            sock=sock,
-            allow_agent=not access.only_keys,
-            look_for_keys=False,
-            timeout=access.timeout,
-            banner_timeout=access.timeout,
-            auth_timeout=max(access.timeout, 20.0),
-            channel_timeout=access.timeout,
-        )
+        allowed = known.lines(access, files, host)
+    except ConnectError:
+        sock.close()
+        raise
+    transport = paramiko.Transport(sock)
+    hops.append(transport)  # so that it is closed whatever happens
+    transport.banner_timeout = access.timeout
+    options = transport.get_security_options()
+    first = [kind for kind in options.key_types if any(_same_kind(kind, line.kind) for line in allowed)]
+    options.key_types = (*first, *(kind for kind in options.key_types if kind not in first))
+    try:
+        transport.start_client(timeout=access.timeout + 10)
     except (paramiko.SSHException, OSError, EOFError) as error:
-        client.close()
-        raise _explain(host, access, files, error) from None
-    transport = client.get_transport()
-    assert transport
-    transport.set_keepalive(15)
-    return client
-
-
-def _explain(host: str, access: Access, files: tuple[Path, ...], error: BaseException) -> ConnectError:
-    if isinstance(error, paramiko.BadHostKeyException):
-        shown = f"{error.key.get_name()} {error.key.fingerprint}"
-        return ConnectError(
-            f"the host shows another key than {known.place_of(access, files)}: {shown}",
+        why = "it accepts the connection, but does not speak SSH" if "banner" in str(error) else str(error)
+        why = why or "it closed the connection"
+        raise ConnectError(f"{access.address}:{access.port}: {why}", host=host) from None
+    shown = transport.get_remote_server_key()
+    if shown.asbytes() not in {line.key for line in allowed}:
+        raise ConnectError(
+            f"the host shows another key than {allowed[0].place}: {shown.get_name()} {shown.fingerprint}",
             host=host,
             hint="if it was installed anew, remove that line; if not, somebody stands in between",
         )
-    if isinstance(error, paramiko.AuthenticationException):
-        offered = ", ".join(access.keys) or "no key file"
-        agent = "" if access.only_keys else " and the ssh agent's"
-        return ConnectError(
-            f"{access.user}@{access.address} does not let us in ({offered}{agent})",
-            host=host,
-            hint="set ssh.user and ssh.key, or add the public key on the host",
-        )
-    why = str(error) or type(error).__name__
-    if "banner" in why:
-        why = "accepts the connection, but does not speak SSH"
-    return ConnectError(f"{access.address}:{access.port}: {why}", host=host)
+    transport.auth_timeout = max(access.timeout, 20.0)
+    _log_in(host, access, transport)
+    transport.set_keepalive(15)
+
+
+def _same_kind(algorithm: str, kind: str) -> bool:
+    """RSA keys sign by several algorithms."""
+    return algorithm == kind or (kind == "ssh-rsa" and algorithm.startswith("rsa-sha2-"))
+
+
+def _log_in(host: str, access: Access, transport: paramiko.Transport) -> None:
+    """Key files first, then the agent's keys, then the password."""
+    tried: list[str] = []
+    try:
+        for name, key in _keys(access, tried):
+            tried.append(name)
+            with contextlib.suppress(paramiko.AuthenticationException):
+                if not transport.auth_publickey(access.user, key):
+                    return
+        if access.password is not None:
+            tried.append("password")
+            with contextlib.suppress(paramiko.AuthenticationException):
+                if not transport.auth_password(access.user, access.password):
+                    return
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        tried.append(str(error) or "the host closed the connection")
+    offered = ", ".join(tried) or "there is no key to offer"
+    raise ConnectError(
+        f"{access.user}@{access.address} does not let us in ({offered})",
+        host=host,
+        hint="set ssh.user and ssh.key, or add the public key on the host",
+    )
+
+
+def _keys(access: Access, tried: list[str]) -> Iterator[tuple[str, paramiko.PKey]]:
+    for path in access.keys:
+        try:
+            yield path, paramiko.PKey.from_path(path)
+        except paramiko.PasswordRequiredException:
+            tried.append(f"{path} has a passphrase: load it into the ssh agent")
+        except Exception as error:  # a key file can be damaged in many ways
+            tried.append(f"{path}: {error}")
+    if not access.only_keys:
+        for key in paramiko.Agent().get_keys():
+            yield "the agent's " + key.get_name(), key

@@ -1,0 +1,192 @@
+"""The transaction in a folder: killed at every file operation it is wholly old or wholly new."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from agents import apply as apply_to
+from agents import ask, host, release
+
+from ogen.agent import commit, owner, transaction
+from ogen.agent.transaction import Host
+from ogen.release.model import Release
+
+OLD = release("old", "ogen-a.service", "ogen-b.service")
+NEW = release("new", "ogen-b.service", "ogen-c.service")
+
+
+@pytest.fixture(autouse=True)
+def _hears_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "_deaf", lambda: None)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # a killed process loses nothing by it
+    monkeypatch.setattr(os, "fdatasync", lambda handle: None)
+
+
+class Crash(BaseException):
+    """The power goes."""
+
+
+def crash_at(count: int) -> tuple[list[tuple[str, str]], object]:
+    steps: list[tuple[str, str]] = []
+
+    def before(operation: str, path: str) -> None:
+        steps.append((operation, path))
+        if len(steps) > count:
+            raise Crash
+
+    return steps, before
+
+
+def wholly(one: Host, wanted: Release) -> bool:
+    """Whether exactly this release is in force, undamaged, with its links and no other."""
+    name = one.store.current
+    if name is None or name.split("-")[0] != wanted.id or one.store.damage(name):
+        return False
+    links = one.store.links(name)
+    found = {
+        "/" + str(p.relative_to(one.disk.root)): str(p.readlink())
+        for p in Path(one.disk.root, "etc/systemd").rglob("*")
+        if p.is_symlink()
+    }
+    return found == links
+
+
+def operations(folder: Path, first: Release | None, second: Release) -> int:
+    """How many file operations the second apply makes."""
+    one = host(folder)
+    if first:
+        apply_to(one, first)
+    steps, before = crash_at(10**9)
+    assert apply_to(host(folder, before), second)["status"] == "applied"  # type: ignore[arg-type]
+    return len(steps)
+
+
+@pytest.mark.parametrize("first", [OLD, None])
+def test_killed_at_every_file_operation(tmp_path: Path, first: Release | None) -> None:
+    total = operations(tmp_path / "count", first, NEW)
+    assert total > 40
+    ends = set()
+    for count in range(total):
+        folder = tmp_path / str(count)
+        if first:
+            assert apply_to(host(folder), first)["status"] == "applied"
+        else:
+            folder.mkdir()
+        _, before = crash_at(count)
+        with pytest.raises(Crash):
+            apply_to(host(folder, before), NEW)  # type: ignore[arg-type]
+        again = host(folder)
+        commit.recover(again)
+        old = wholly(again, first) if first else again.store.current is None
+        assert old or wholly(again, NEW), f"a mixture after operation {count}"
+        ends.add("old" if old else "new")
+        assert commit.recover(again) is None
+        assert apply_to(again, NEW)["status"] == "applied"
+        assert wholly(again, NEW)
+    assert ends == {"old", "new"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "current", "same_boot", "how"),
+    [
+        ("BEGIN", "old", True, "abort"),
+        ("BEGIN PREPARED", "old", True, "abort"),
+        ("BEGIN PREPARED", "old", False, "abort"),
+        ("BEGIN PREPARED FLIP", "old", True, "abort"),
+        ("BEGIN PREPARED FLIP", "new", True, "forward"),
+        ("BEGIN PREPARED FLIP RESTARTED RELOADED", "new", True, "forward"),
+        ("BEGIN PREPARED FLIP RESTARTED AGAIN", "new", True, "back"),
+        ("BEGIN PREPARED FLIP RESTARTED", "new", False, "back"),
+        ("BEGIN PREPARED FLIP PROVEN", "new", True, "finish"),
+        ("BEGIN PREPARED FLIP PROVEN", "new", False, "finish"),
+        ("BEGIN PREPARED FLIP REVERTING", "new", True, "back"),
+        ("BEGIN PREPARED FLIP REVERTING", "old", False, "back"),
+    ],
+)
+def test_recovery(seen: str, current: str, same_boot: bool, how: str) -> None:
+    records = [{"rec": rec, "to": "new", "from": "old", "boot": "1"} for rec in seen.split()]
+    assert commit.outcome(records, current, "1" if same_boot else "2") == how
+
+
+def test_applied_then_rolled_back_then_back_again(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    apply_to(one, OLD)
+    apply_to(one, NEW)
+    assert ask(one, "rollback")["status"] == "applied"
+    assert wholly(one, OLD)
+    assert ask(one, "rollback", to=NEW.id)["status"] == "applied"
+    assert wholly(one, NEW)
+    assert [e["status"] for e in transaction.history(one)] == ["applied"] * 4
+
+
+def test_rollback_without_an_earlier_release(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    apply_to(one, OLD)
+    assert "no earlier release" in ask(one, "rollback")["message"]
+    assert "not on this host" in ask(one, "rollback", to="ffff")["message"]
+
+
+def test_a_damaged_release_is_not_rolled_back_to(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    apply_to(one, OLD)
+    apply_to(one, NEW)
+    (tmp_path / f"etc/ogen/releases/{OLD.id}/tree/a.txt").write_text("edited")
+    assert "damaged" in ask(one, "rollback")["message"]
+
+
+def test_another_base_than_planned(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    apply_to(one, OLD)
+    said = apply_to(one, NEW, base="somethingelse")
+    assert (said["kind"], wholly(one, OLD)) == ("changed", True)
+    assert apply_to(one, NEW, base=OLD.id)["status"] == "applied"
+
+
+def test_somebody_elses_file_is_never_replaced(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    apply_to(one, OLD)
+    foreign = tmp_path / "etc/systemd/system/ogen-c.service"
+    foreign.write_text("mine")
+    said = apply_to(one, NEW)
+    assert "is not ogen's" in said["message"]
+    assert foreign.read_text() == "mine"
+    assert wholly(one, OLD)
+    assert one.store.names() == [OLD.id]
+
+
+def test_a_busy_host(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    apply_to(one, OLD)
+    held = transaction.Locks(one)
+    held.take({"who": "somebody", "what": "apply"})
+    said = apply_to(host(tmp_path), NEW)
+    held.drop()
+    assert said["kind"] == "locked"
+    assert "somebody" in said["message"]
+    assert apply_to(one, NEW)["status"] == "applied"
+
+
+def test_old_releases_are_collected(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    for number in range(4):
+        apply_to(one, release(str(number)))
+    assert set(one.store.names()) == {release("3").id, release("2").id}
+
+
+def test_a_damaged_journal_is_an_alarm_and_no_dead_end(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    apply_to(one, OLD)
+    (tmp_path / "etc/ogen/journal").write_bytes(b"00000000 {}\n00000000 {}\n")
+    result = commit.recover(one)
+    assert result is not None
+    assert result["status"] == "stuck"
+    assert apply_to(one, NEW)["status"] == "applied"
+
+
+def test_the_audit_holds_no_secret(tmp_path: Path) -> None:
+    apply_to(host(tmp_path), release("x", secret="canary-0815"))
+    held = [p for p in tmp_path.rglob("*") if p.is_file() and b"canary-0815" in p.read_bytes()]
+    assert [p.name for p in held] == ["keys"]
+    assert held[0].stat().st_mode & 0o777 == 0o600
