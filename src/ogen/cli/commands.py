@@ -26,7 +26,6 @@ class Entry:
 SECTIONS: Mapping[str, Mapping[str, Entry]] = {
     "Start": {
         "init": Entry("Start a project: inventory, editor settings, CI."),
-        "provision": Entry("Make bare hosts ready for apply: packages, user, folders."),
     },
     "Review (no host is contacted)": {
         "validate": Entry("Check an inventory: every error at once."),
@@ -41,6 +40,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "schema": Entry("Print the inventory's JSON Schema, for editors."),
     },
     "Run": {
+        "provision": Entry("Make bare hosts ready for apply: packages, user, folders."),
         "diff": Entry("Show what an apply would change."),
         "apply": Entry("Make the hosts what the inventory says."),
         "rollback": Entry("Go back to an earlier release."),
