@@ -55,7 +55,10 @@ def side_by_side() -> list[str]:
             chosen = [
                 run
                 for run in runs()
-                if run.is_full and run.settings.flash_attention is flash and run.settings.version == version
+                if run.is_full
+                and not run.settings.swa_full  # no other estimator can be told
+                and run.settings.flash_attention is flash
+                and run.settings.version == version
             ]
             lines.append(f"\nflash attention {'on' if flash else 'off'}, Ollama {name}: {len(chosen)} runs")
             lines.append(f"{'':38}{'weights':>32}{'KV':>32}{'compute':>32}{'total':>32}")
