@@ -295,11 +295,18 @@ def test_the_check_for_secrets_can_fail() -> None:
     assert CANARY in everything(leaky)
 
 
-@pytest.mark.parametrize("form", ["{}", "czNjcmV0LWNhbmFyeS01MWYw", "x={}&y", '"{}"', "a{}b"])
+ESCAPED = r"s3cret\-canary\-51f0"
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["{}", "czNjcmV0LWNhbmFyeS01MWYw", "x={}&y", '"{}"', "a{}b", ESCAPED, ESCAPED.replace("\\", "\\\\")],
+)
 def test_encoded_secrets_are_found(form: str) -> None:
     told = Redactor([CANARY], key=b"k")(form.format(CANARY))
     assert CANARY not in told
     assert "czNjcmV0" not in told
+    assert "51f0" not in told
     assert "<secret:" in told
 
 

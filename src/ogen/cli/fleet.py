@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ..inventory.model import Host, Inventory
+from ..inventory.model import Host, Inventory, Secret
 from . import console, project, runs
 from .exits import Exit
 from .vault import Vault
@@ -40,13 +40,26 @@ class Fleet:
 
 
 def fleet(path: Path, parallel: int = 32, *, what: str = "apply") -> Fleet:
-    """Loads the inventory; from here on no secret of it is printed. `what` stands in the hosts' audit."""
+    """Loads the inventory and its secrets; from here on none of them is printed.
+
+    A secret that can't be had is told before any host is contacted. `what` stands in the hosts' audit.
+    """
     from ..inventory import load
 
     inventory = load(path)
     vault = Vault(inventory.folder)
     console.hide(vault.redact)
+    for secret in _secrets(inventory):
+        vault(secret)
     return Fleet(inventory, vault, _options(inventory, vault, parallel, what))
+
+
+def _secrets(inventory: Inventory) -> Iterator[Secret]:
+    """The secrets that a command with hosts needs, in the order of the inventory."""
+    for host in inventory.hosts:
+        if host.state == "in":
+            yield from (secret for secret in (host.ssh.password, host.ssh.become_password) if secret)
+    yield from (balancer.keys for balancer in inventory.balancers if balancer.keys)
 
 
 def _options(inventory: Inventory, vault: Vault, parallel: int, what: str) -> Options:

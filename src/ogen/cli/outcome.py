@@ -32,11 +32,10 @@ def show(outcome: Outcome, shape: str, *, applied: str = "applied") -> Exit:
 
 
 def exit_of(outcome: Outcome) -> Exit:
-    """A host that was left alone because of others' failures says nothing of its own."""
-    return worst(
-        r.error.exit_code if r.error else Exit.FAILED if r.status in ("failed", "stuck") else Exit.DONE
-        for r in outcome.results
-    )
+    """A host that is withheld only follows from others' failures: it counts where nothing else does."""
+    own = [r for r in outcome.results if r.status != "withheld"]
+    code = worst(r.error.exit_code for r in own if r.error)
+    return code or (Exit.FAILED if len(own) < len(outcome.results) else Exit.DONE)
 
 
 def row(result: HostResult) -> dict[str, Any]:

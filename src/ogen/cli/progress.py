@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import console
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from ..push.results import Event
 
@@ -83,7 +83,7 @@ class Live:
         stderr = Console(stderr=True)
         self._room = max(3, stderr.height - 3)
         self._screen = Screen(
-            get_renderable=self._table, console=stderr, refresh_per_second=8, transient=True
+            get_renderable=self._shown, console=stderr, refresh_per_second=8, transient=True
         )
 
     def __enter__(self) -> Live:
@@ -107,7 +107,8 @@ class Live:
                 since = self._now.get(event.host, (event, time.monotonic()))[1]
                 self._now[event.host] = (event, since)
 
-    def _table(self) -> Table:
+    def _shown(self) -> Group:
+        from rich.console import Group
         from rich.spinner import Spinner
         from rich.table import Table
         from rich.text import Text
@@ -121,8 +122,7 @@ class Live:
             table.add_row(spin, Text(console.safe(name), "bold"), Text(spent, "dim"), Text(told(event)))
         more = len(rows) - self._room
         rest = f", {more} more at work" if more > 0 else ""
-        table.add_row("", Text(f"{done} of {console.count(self._hosts, 'host')} done{rest}", "dim"))
-        return table
+        return Group(table, Text(f"{done} of {console.count(self._hosts, 'host')} done{rest}", "dim"))
 
 
 def told(event: Event) -> str:

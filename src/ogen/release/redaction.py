@@ -50,6 +50,8 @@ def _forms(value: str) -> set[str]:
         forms.add(base64.b64encode(part.encode("utf-8", "surrogateescape")).decode())
         forms.add(quote(part, safe="", errors="replace"))
         forms.add(json.dumps(part)[1:-1])
+        forms.add(re.escape(part))  # as nginx's maps and shells hold it: once, and inside of quotes
+        forms.add(re.escape(part).replace("\\", "\\\\"))
     return {form for form in forms if form.strip()}
 
 
