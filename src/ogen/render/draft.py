@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from ..errors import RenderError, Where
 from ..inventory.model import Host, Inventory
-from ..plan.model import HostPlan
+from ..plan.model import HostPlan, Placement
 from ..release.model import BalancerProof, File, InstanceProof, ModelBuild, ModelView, Release, Unit
 from .engine import Engine
 from .keys import Reveal
+from .models import build
 
 SYSTEMD = "/etc/systemd/system"
 CURRENT = "/etc/ogen/current"
@@ -28,6 +29,7 @@ class Draft:
     plan: HostPlan
     allowed: Callable[[str, str], tuple[str, ...]]  # (host, instance) → balancers' addresses elsewhere
     reveal: Reveal | None
+    known: dict[object, ModelBuild]  # of the whole fleet: most hosts have the same models
     files: dict[str, File] = field(default_factory=dict)
     units: list[Unit] = field(default_factory=list)
     builds: dict[str, ModelBuild] = field(default_factory=dict)
@@ -42,6 +44,12 @@ class Draft:
     @property
     def name(self) -> str:
         return self.plan.host.name
+
+    def build(self, placement: Placement) -> ModelBuild:
+        key = (placement.model.name, placement.source.ref, placement.settings)
+        if key not in self.known:
+            self.known[key] = build(placement, self.inventory)
+        return self.known[key]
 
     def add(self, path: str, text: str | bytes, where: Where | None = None, mode: int = 0o644) -> None:
         content = text.encode() if isinstance(text, str) else text

@@ -35,7 +35,8 @@ class Engine:
                 error.message, template=self._line(name, error), where=error.where or where, hint=error.hint
             ) from None
         except TemplateNotFound as error:
-            raise RenderError(f"there is no template {error.name!r}", template=name, where=where) from None
+            place = self._line(name, error)
+            raise RenderError(f"there is no template {error.name!r}", template=place, where=where) from None
         except TemplateSyntaxError as error:
             place = f"{self._shown(error.name or name)}:{error.lineno}"
             raise RenderError(error.message or "bad syntax", template=place, where=where) from None

@@ -12,10 +12,14 @@ from typing import Any
 from ..errors import RenderError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_PLAIN = re.compile(r"[A-Za-z0-9_=./:,@+-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_=./:,@+\[\]-]*")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._+@,=-]+)+/?|/")
-_BREAKS = re.compile(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
-_UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_NO_UTF8 = re.compile(
+    "[\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(chr(p * 65536 + n) for p in range(17) for n in (0xFFFE, 0xFFFF))
+    + "]"
+)
+_UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def comment(value: object) -> str:
@@ -47,19 +51,17 @@ def environment(value: object) -> str:
     and newline, and code points that are no UTF-8.
     """
     text = str(value)
-    if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text) or not encodable(text):
-        raise RenderError(f"an environment variable can't hold a control character: {text[:60]!r}")
     if _PLAIN.fullmatch(text):
         return text
+    if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text) or not encodable(text):
+        raise RenderError(f"an environment variable can't hold a control character: {text[:60]!r}")
     quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return '"' + quoted.replace("\n", "\\n").replace("\t", "\\t") + '"'
 
 
 def encodable(text: str) -> bool:
     """Whether the text has no lone surrogates and no noncharacters, which systemd takes for bad UTF-8."""
-    return not any(
-        0xD800 <= (c := ord(ch)) <= 0xDFFF or 0xFDD0 <= c <= 0xFDEF or c & 0xFFFE == 0xFFFE for ch in text
-    )
+    return text.isascii() or _NO_UTF8.search(text) is None
 
 
 # --------------------------------------------------------------------------------------- nginx
@@ -126,20 +128,35 @@ def modelfile(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
-    text = readable(str(value))
-    if text and text == text.strip() and "\n" not in text and not text.startswith('"'):
+    text = str(value)
+    if text.isprintable() and text == text.strip() and text[:1] not in ("", '"'):
         return text
-    return '"""' + re.sub(r'"""([^\S\n]*)$', r"'''\1", text, flags=re.MULTILINE) + '"""'
+    lines = readable(text).split("\n")
+    ends = [_unquoted(line) if _closes(line) else line for line in lines[:-1]]
+    return '"""' + "\n".join([*ends, lines[-1]]) + '"""'
 
 
 def readable(text: str) -> str:
-    """What Ollama's command line would keep: no control characters, every line end a newline."""
-    return _UNREADABLE.sub("", _BREAKS.sub("\n", text))
+    """The text without control characters, every line end a newline."""
+    return _UNREADABLE.sub("", re.sub(r"\r\n?", "\n", text))
 
 
 def unwritable(text: str) -> bool:
     """Whether a Modelfile can't hold the text as it is."""
-    return re.search(r'"""[^\S\n]*$', readable(text), re.MULTILINE) is not None
+    return any(_closes(line) for line in readable(text).split("\n")[:-1])
+
+
+def _kept(line: str) -> str:
+    """What the parser keeps of a line: it drops what Go calls not printable."""
+    return "".join(c for c in line if c.isprintable() or c == "\t")
+
+
+def _closes(line: str) -> bool:
+    return '"' in line and _kept(line).rstrip().endswith('"""')
+
+
+def _unquoted(line: str) -> str:
+    return _kept(line).rstrip()[:-3] + "'''"
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

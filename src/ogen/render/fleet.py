@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from ..errors import RenderError
 from ..inventory.model import Host
 from ..plan.model import HostPlan, Plan
-from ..release.model import Release
+from ..release.model import ModelBuild, Release
 from .draft import Draft
 from .engine import Engine, engine
 from .host import render_draft
@@ -45,6 +45,7 @@ class Fleet:
         self._secrets = secrets
         self._engine: Engine = engine(plan.inventory.folder)
         self._hosts: Mapping[str, Host] = {host.name: host for host in plan.inventory.hosts}
+        self._known: dict[object, ModelBuild] = {}
         self._users: dict[tuple[str, str], set[str]] = {}
         for entry in plan.entries:
             for pool in entry.pools:
@@ -52,8 +53,14 @@ class Fleet:
                     self._users.setdefault((member.host, member.instance), set()).update(entry.hosts)
 
     def release(self, host_plan: HostPlan) -> Release:
-        draft = Draft(self._engine, self._plan.inventory, host_plan, self._allowed, self._secrets)
-        return render_draft(draft)
+        draft = Draft(
+            self._engine, self._plan.inventory, host_plan, self._allowed, self._secrets, self._known
+        )
+        try:
+            return render_draft(draft)
+        except UnicodeEncodeError as error:
+            shown = error.object[max(0, error.start - 20) : error.start]
+            raise RenderError(f"text that is no UTF-8, after {shown!r}", where=host_plan.host.where) from None
 
     def _allowed(self, host: str, instance: str) -> tuple[str, ...]:
         """Addresses of the balancers on other hosts that send to an instance, in order."""

@@ -9,7 +9,7 @@ from ..release.model import InstanceProof, Release, Served
 from .balancer import render_balancer
 from .draft import CURRENT, SYSTEMD, Draft
 from .instance import librarian_values, unit_values
-from .models import build, modelfile_values, views
+from .models import modelfile_values, views
 from .services import log_rotation, monitor, preload
 
 
@@ -57,7 +57,7 @@ def render_draft(draft: Draft) -> Release:
 
 def _instance(draft: Draft, instance: Instance) -> None:
     host = draft.plan.host
-    made = tuple(build(placement, draft.inventory) for placement in instance.placements)
+    made = tuple(draft.build(placement) for placement in instance.placements)
     draft.builds.update({model.name: model for model in made})
     for placement, model in zip(instance.placements, made, strict=True):
         draft.views += views(placement, instance.name, model)
@@ -92,7 +92,7 @@ def _modelfiles(draft: Draft) -> None:
     taken: dict[str, str] = {}
     for instance in draft.plan.instances:
         for placement in instance.placements:
-            made = build(placement, draft.inventory)
+            made = draft.build(placement)
             if made.name in taken.values():
                 continue
             label = made.name.split("/", 1)[1].rsplit(":", 1)[0]

@@ -66,7 +66,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._steps = 0
         self.globals = {"range": self.globals["range"]}
         self.filters = {name: self.filters[name] for name in _FILTERS}
-        self.filters.update(filters, join=_join, _counted=self._counted)
+        self.filters.update(filters, join=_join, _counted=self._counted, _flat=_flat)
 
     def run(self, name: str, values: Mapping[str, Any]) -> str:
         """The text of one template; raises TooMuch, or what Jinja raises."""
@@ -88,8 +88,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for loop in tree.find_all(nodes.For):
             if loop.recursive:
                 raise TemplateSyntaxError("a loop can't be recursive here", loop.lineno, name, filename)
-            loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None, lineno=loop.lineno)
-        bounded: nodes.Template = _Concats().visit(tree)
+            loop.iter = _filtered(loop.iter, "_counted")
+        bounded: nodes.Template = _Literals().visit(tree)
         bounded.set_environment(self)
         return bounded
 
@@ -128,17 +128,40 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-class _Concats(NodeTransformer):
-    """Turns `a ~ b` into a join, whose size is bounded."""
+class _Literals(NodeTransformer):
+    """Bounds what a template can build: `a ~ b` is a join, and lists, tuples and dicts hold no others."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802  (the visitor's naming)
         self.generic_visit(node)
-        texts = nodes.List(node.nodes, lineno=node.lineno)
-        return nodes.Filter(texts, "join", [], [], None, None, lineno=node.lineno)
+        return _filtered(nodes.List(node.nodes, lineno=node.lineno), "join")
+
+    def visit_List(self, node: nodes.List) -> nodes.Filter:  # noqa: N802
+        self.generic_visit(node)
+        return _filtered(node, "_flat")
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Filter:  # noqa: N802
+        self.generic_visit(node)
+        return _filtered(node, "_flat")
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return node if node.ctx == "store" else _filtered(node, "_flat")
+
+
+def _filtered(node: Any, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _flat(values: Any) -> Any:
+    """A list, tuple or dict that was made in a template: doubling one in another would grow for ever."""
+    for value in (*values, *values.values()) if isinstance(values, dict) else values:
+        if not isinstance(value, (str, int, float, type(None))):
+            raise TooMuch("makes a list of lists")
+    return values
 
 
 def _join(values: Iterable[Any], between: str = "") -> str:
-    texts = [str(value) for value in values]
+    texts = [str(value) for value in _flat(list(values))]
     if sum(map(len, texts)) + len(between) * len(texts) > MAX_TEXT:
         raise TooMuch(f"makes a text of more than {MAX_TEXT} characters")
     return between.join(texts)
