@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import Where
 from ..source import Node
 from .faults import Faults
-from .patterns import PatternError, matching
+from .patterns import listed
 from .ranges import RangeError, expand, has_range
 
 DEFAULTS = ("ssh", "ollama", "monitoring", "env", "transport", "python")
@@ -95,29 +95,25 @@ class _Members:
         self.looped = False
 
     def of(self, name: str, within: tuple[str, ...]) -> tuple[str, ...]:
-        listed = self.groups.value[name].get("hosts")
+        items = self.groups.value[name].get("hosts")
         if name not in self.done:
-            found: set[str] = set()
-            for item in listed.value if listed is not None else ():
-                found.update(self._item(item, (*within, name)))
-            self.done[name] = tuple(host for host in self.hosts if host in found)
+            good = [item for item in (items.value if items else ()) if self._resolved(item, (*within, name))]
+            known = {**dict.fromkeys(self.groups.value, ()), **self.done}
+            quiet = Faults() if self.looped else self.faults  # a loop leaves groups empty: told already
+            self.done[name] = listed(self.hosts, known, good, "groups", quiet)
         return self.done[name]
 
-    def _item(self, item: Node, within: tuple[str, ...]) -> Sequence[str]:
+    def _resolved(self, item: Node, within: tuple[str, ...]) -> bool:
+        """Resolves the groups in an item; False, after telling it, where one holds itself."""
         for term in item.value.split(","):
             group = term.strip().removeprefix("!").removeprefix("@")
             if group in within:
                 self.looped = True
                 self.faults.add(f"groups: {group!r} holds itself", item.where)
-                return ()
+                return False
             if group in self.groups.value and group not in self.hosts:
                 self.of(group, within)
-        try:
-            return matching(self.hosts, {**dict.fromkeys(self.groups.value, ()), **self.done}, item.value)
-        except PatternError as error:
-            if not self.looped:  # else a group is empty because of the loop
-                self.faults.add(f"groups: {error}", item.where, error.hint)
-            return ()
+        return True
 
 
 class Merger:

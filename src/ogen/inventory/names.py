@@ -9,7 +9,7 @@ from ..source import Node
 from .faults import Faults, near_or_list
 from .merging import HostEntry
 from .model import Inventory
-from .patterns import PatternError, matching
+from .patterns import listed
 
 
 class Names:
@@ -43,19 +43,7 @@ class Names:
 
     def pattern(self, terms: Node | None, subject: str) -> tuple[str, ...]:
         """The hosts of a list of patterns; tells those without a match."""
-        good = []
-        for term in terms.value if terms else ():
-            try:
-                matching(self.hosts, self.groups, term.value.lstrip("!"))
-                good.append(term.value)
-            except PatternError as error:
-                self.faults.add(f"{subject}: {error}", term.where, error.hint)
-        try:
-            return matching(self.hosts, self.groups, ",".join(good)) if good else ()
-        except PatternError as error:
-            assert terms is not None
-            self.faults.add(f"{subject}: {error}", terms.where)
-            return ()
+        return listed(self.hosts, self.groups, terms.value, subject, self.faults) if terms else ()
 
     def model_known(self, name: str, subject: str, where: Where | None) -> None:
         if name not in self.models:

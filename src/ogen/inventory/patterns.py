@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from ..errors import UsageError
-from .faults import near_or_list
+from ..source import Node
+from .faults import Faults, near_or_list
 from .model import Host, Inventory
 from .ranges import RangeError, expand, has_range
 
@@ -44,6 +45,28 @@ def matching(hosts: Sequence[str], groups: Mapping[str, Sequence[str]], pattern:
     if not chosen - left_out:
         raise PatternError(f"{pattern!r} leaves no host")
     return tuple(host for host in hosts if host in chosen and host not in left_out)
+
+
+def listed(
+    hosts: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    items: Sequence[Node],
+    subject: str,
+    faults: Faults,
+) -> tuple[str, ...]:
+    """The hosts that a list of patterns names together; tells the items without a match."""
+    good: list[str] = []
+    for item in items:
+        try:
+            matching(hosts, groups, item.value.removeprefix("!"))
+            good.append(item.value)
+        except PatternError as error:
+            faults.add(f"{subject}: {error}", item.where, error.hint)
+    try:
+        return matching(hosts, groups, ",".join(good)) if good else ()
+    except PatternError as error:
+        faults.add(f"{subject}: {error}", items[0].where)
+        return ()
 
 
 def _term(hosts: Sequence[str], groups: Mapping[str, Sequence[str]], term: str) -> Sequence[str]:
