@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ogen.agent import session
+from ogen.agent import session, wire
 from ogen.agent.disk import Disk
 from ogen.agent.machine import Machine
 from ogen.agent.transaction import Host
@@ -15,7 +15,7 @@ from ogen.release.model import File, ModelBuild, ModelView, Release, Unit
 UNIT = "[Unit]\nDescription=x\n[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=ogen.target\n"
 
 
-class Wire(session.Wire):
+class Wire(wire.Wire):
     """Collects what the agent says; answers `prepared` with the commit."""
 
     def __init__(self) -> None:

@@ -6,7 +6,6 @@ abort: nothing changed   forward once, else back       forward to END      nothi
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Optional
 
 from . import prove, store, systemd
@@ -112,6 +111,8 @@ class Transaction:
 
     def prove_all(self, proofs: List[Record]) -> None:
         """All at once: a model's load takes its time."""
+        from concurrent.futures import ThreadPoolExecutor
+
         self.tell("prove", ", ".join(p["instance"] for p in proofs), None)
         with ThreadPoolExecutor(max_workers=min(16, len(proofs))) as pool:
             ends = [pool.submit(prove.instance, self.host.machine, p, self.patience) for p in proofs]

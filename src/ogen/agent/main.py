@@ -15,7 +15,8 @@ from .transaction import Host
 
 def session(bundle: bytes, digest: str, root: str) -> None:
     """Called by the bootstrap, which has verified `bundle` against `digest`."""
-    from .session import Session, Wire
+    from .session import Session
+    from .wire import Wire
 
     os.umask(0o022)
     wire = Wire()

@@ -1,0 +1,26 @@
+"""Operations that look at the host and change nothing: hello, compare, history, releases."""
+
+from __future__ import annotations
+
+from . import compare as comparing
+from . import facts, transaction
+from .frames import Message
+from .session import Session
+
+
+def hello(session: Session, message: Message, data: bytes) -> None:
+    session.reply(facts=facts.full(session.host) if message.get("full") else facts.brief(session.host))
+
+
+def compare(session: Session, message: Message, data: bytes) -> None:
+    host = session.host
+    report, texts = comparing.compare(host.disk, host.machine, message["manifest"], bool(message.get("text")))
+    session.wire.send({"reply": "ok", "report": report}, texts)
+
+
+def history(session: Session, message: Message, data: bytes) -> None:
+    session.reply(entries=transaction.history(session.host))
+
+
+def releases(session: Session, message: Message, data: bytes) -> None:
+    session.reply(releases=facts.releases(session.host))

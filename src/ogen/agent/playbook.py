@@ -1,0 +1,29 @@
+"""Operations of playbooks: the facts that they may ask for, and their compiled steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from . import locks, tasks, tasks_facts
+from .frames import Message
+from .session import Session
+from .transaction import Locks
+
+
+def ansible_facts(session: Session, message: Message, data: bytes) -> None:
+    session.reply(uid=os.geteuid(), facts=tasks_facts.facts())
+
+
+def steps(session: Session, message: Message, data: bytes) -> None:
+    """The steps of a playbook; a host that was never applied to has no locks to take yet."""
+    held = Locks(session.host)
+    document = message["document"]
+    if not document["check"]:
+        if session.host.disk.lstat(locks.SESSION):
+            held.take({"who": str(document.get("who", "")), "what": "provision"})
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a package half installed is worse than a late end
+    try:
+        session.reply(whole=tasks.run(document, session.wire.tell))
+    finally:
+        held.drop()
