@@ -310,6 +310,10 @@ def test_encoded_secrets_are_found(form: str) -> None:
     assert "<secret:" in told
 
 
+def test_the_key_in_a_file_of_keys_is_found() -> None:
+    assert CANARY not in Redactor([f"alice: {CANARY}"], key=b"k")(f'map "~^{CANARY}$" alice;')
+
+
 def test_parts_of_a_secret_of_several_lines_are_found() -> None:
     redact = Redactor([f"alice: {CANARY}\nbob: hunter2hunter2\n"], key=b"k")
     assert "hunter2" not in redact("bad key hunter2hunter2 of bob")

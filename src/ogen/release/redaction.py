@@ -39,10 +39,10 @@ class Redactor:
 
 
 def _forms(value: str) -> set[str]:
-    """The ways in which a secret, or a part of one of several lines, may be written somewhere."""
+    """The ways in which a secret, or a part of one of several words, may be written somewhere."""
     parts = {value, value.strip()}
     lines = [line.strip() for line in value.splitlines()]
-    if len(lines) > 1:
+    if len(value.split()) > 1:  # a file of keys, PEM text: whoever quotes it may quote a part
         parts |= {line for line in lines if len(line) >= 6}
         parts |= {token for line in lines for token in _TOKEN.findall(line)}
     forms = set(parts)
