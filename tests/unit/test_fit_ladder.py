@@ -95,6 +95,8 @@ def test_a_number_that_the_user_fixed_stays():
     assert (choice.num_gpu, choice.account.layers, choice.verdict) == (20, 20, "partial")
     assert on("llama2:7b", 24, num_gpu=0).verdict == "cpu"
     assert on("llama2:7b", 24, num_gpu=999).verdict == "full"
+    automatic = on("llama2:7b", 5, num_gpu=-1, gpu_layers_at_least=0)
+    assert (automatic.num_gpu, automatic.verdict) == (None, "partial")
     with pytest.raises(DoesNotFit):
         on("llama2:7b", 4, num_gpu=33, gpu_layers_at_least=0)
 

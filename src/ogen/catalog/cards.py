@@ -95,7 +95,8 @@ def find_model(
         return found.shape(quant or tagged)
     loose = _loose(ref, folder)
     if loose is not None:
-        return loose.shape(quant or _quant_in(ref))
+        usual = "Q4_K_M" if "Q4_K_M" in loose.quants() else None  # what Ollama takes of a repository
+        return loose.shape(quant or _quant_in(ref) or usual)
     raise _unknown(ref, folder)
 
 

@@ -41,6 +41,7 @@ def reserved_outputs(settings: Settings, tokens: int) -> int:
 
 #: rows from which the engine copies weights of the host to the card instead of computing beside them
 _OFFLOADED_ROWS = 32
+_MOST_LOST = 128 * 1024 * 1024  # bytes between buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,10 @@ def compute_buffer(shape: ModelShape, settings: Settings, hosted: Hosted = Hoste
     attention = 4 * tokens * (_attention(shape, settings, outputs < tokens, tokens) + crossing)
     logits = 4 * tokens * _logits(shape, settings, outputs, tokens)
     if hosted.all_blocks and outputs >= _OFFLOADED_ROWS:
-        # the output's weights are copied up too; beside them anything from none to all of the largest
-        # tensor was seen, so half of it is taken
+        # the output's weights are copied up too; beside them between none and twice the largest tensor
+        # was seen to be lost, so one is taken, as far as it is not very large
         rows = 4 * (shape.vocab * outputs + shape.embedding * tokens)
-        logits = max(logits, shape.output_bytes + rows + hosted.tensor // 2)
+        logits = max(logits, shape.output_bytes + rows + min(hosted.tensor, _MOST_LOST))
     extra = 0 if settings.backend == "vulkan" else 4 * tokens * shape.embedding
     return int(max(logits, feed_forward + hosted.tensor, attention + hosted.cache) + extra)
 

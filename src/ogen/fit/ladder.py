@@ -38,6 +38,8 @@ def choose(candidates: Sequence[tuple[str, ModelShape]], wishes: Wishes, cards: 
     """
     if not candidates:
         raise UsageError("no candidate to choose from")
+    if wishes.num_gpu is not None and wishes.num_gpu < 0:
+        wishes = replace(wishes, num_gpu=None)  # Ollama's own word for automatic
     shares = _shares(wishes, cards)
     rungs = list(ladder(candidates, wishes)) if cards else [_top(candidates, wishes)]
     for rung in rungs:
@@ -94,7 +96,7 @@ def wished_settings(shape: ModelShape, wishes: Wishes) -> Settings:
         batch=wishes.batch,
         kv_cache=kv_cache,
         flash_attention=flash,
-        gpu_layers=wishes.num_gpu if wishes.num_gpu is None or wishes.num_gpu >= 0 else None,
+        gpu_layers=wishes.num_gpu,
         kv_on_host=wishes.low_vram and era(wishes.version) is Era.C,
         version=wishes.version,
         backend=wishes.backend,
