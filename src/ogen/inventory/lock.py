@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,18 +92,18 @@ def text(lock: Lock) -> str:
     if hosts:
         lines.append("hosts:")
     for host in hosts:
-        lines.append(f"  {host}:")
+        lines.append(f"  {_quoted(host)}:")
         if host in lock.versions:
             lines.append(f"    ollama: {_quoted(lock.versions[host])}")
         if host in lock.uuids:
-            lines.append("    uuids:")
+            lines.append("    uuids:" if lock.uuids[host] else "    uuids: {}")
             lines += [f"      {index}: {uuid}" for index, uuid in sorted(lock.uuids[host].items())]
-        if not lock.uuids.get(host):
-            lines[-1] = lines[-1].replace("    uuids:", "    uuids: {}")
     lines += _sources(lock)
     if lock.placements:
         lines.append("placements:")
-        lines += [f"  {name}: [{', '.join(places)}]" for name, places in sorted(lock.placements.items())]
+    for name, places in sorted(lock.placements.items()):
+        lines.append(f"  {_quoted(name)}:" if places else f"  {_quoted(name)}: []")
+        lines += [f"    - {place}" for place in places]
     return "\n".join(lines) + "\n"
 
 
@@ -119,5 +120,9 @@ def _sources(lock: Lock) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """JSON strings are YAML strings."""
-    return json.dumps(text)
+    """The text as YAML; in quotes (JSON's are YAML's) where it could be read as something else."""
+    plain = re.fullmatch(r"[a-z][a-z0-9._-]*(:[a-z0-9._-]+)?", text) and text not in _WORDS
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+_WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")

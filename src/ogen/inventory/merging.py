@@ -150,7 +150,7 @@ class Merger:
                         f"the other value is at {first.where}; set it for the host, or in one place only",
                         kind=f"disagree {first.where}",
                     )
-            total = deep(total, layer)
+            total = union(total, layer)
         return total
 
 
@@ -168,6 +168,20 @@ def deep(base: Node, over: Node) -> Node:
     for key, node in over.items():
         value[key] = deep(value[key], node) if key in value else node
     return Node(value, over.where, keys={**base.keys, **over.keys})
+
+
+def union(first: Node, second: Node) -> Node:
+    """Two maps that do not disagree, in one: their order does not matter, nor which has the list."""
+    if first.is_map and second.is_list:
+        first, second = second, first
+    if first.is_list and second.is_map:
+        first = numbered(first)
+    if not (first.is_map and second.is_map):
+        return second
+    value = dict(first.value)
+    for key, node in second.items():
+        value[key] = union(value[key], node) if key in value else node
+    return Node(value, second.where, keys={**first.keys, **second.keys})
 
 
 def numbered(node: Node) -> Node:

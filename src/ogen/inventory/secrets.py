@@ -82,10 +82,13 @@ def _file(secret: Secret, folder: Path) -> str:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _failed(secret, f"can't be read: {(error.strerror or '').lower()}") from None
-    with os.fdopen(handle, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise _failed(secret, "is not a file")
-        return _decoded(secret, opened.read(MOST_BYTES + 1))
+        with os.fdopen(handle, "rb", closefd=False) as opened:
+            return _decoded(secret, opened.read(MOST_BYTES + 1))
+    finally:
+        os.close(handle)
 
 
 def _command(secret: Secret, folder: Path) -> str:

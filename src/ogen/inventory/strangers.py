@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-_BELONGS = {
-    # hosts
-    "ip": "'address' is where the host is reached",
-    "host": "'address' is where the host is reached",
-    "hostname": "'address' is where the host is reached",
-    "ansible_host": "'address' is where the host is reached",
-    "ansible_user": "write ssh: {user: …}",
-    "cards": "the cards are listed under 'gpus'",
-    "overrides": "write gpus: {1: {…}}",
-    # models
-    "model": "'from' names the source of a model",
-    "source": "'from' names the source of a model",
-    "quantization": "write from: {Q4_K_M: …}",
-    "quantisation": "write from: {Q4_K_M: …}",
-    "num_parallel": "'parallel' is how many requests are served at once",
-    "kv_cache_type": "the type of the KV cache is 'kv_cache'",
-    "tensor_split": "the parts of the cards are 'shares'",
-    "vars": "settings stand directly in the group or host",
-    "children": "a group's 'hosts' may hold '@group'",
-    "port": "the port is 'listen' of a balancer, 'port' of an instance or 'ssh: {port: …}'",
-    "upstream": "the pools follow from the models; `ogen plan` shows them",
-    "upstreams": "the pools follow from the models; `ogen plan` shows them",
-    "fail_timout": "did you mean 'fail_timeout'?",
+# By a key that tells the kind of map: what a foreign word should be there.
+_BELONGS: dict[str, dict[str, str]] = {
+    "address": {
+        **dict.fromkeys(("ip", "host", "hostname", "ansible_host"), "'address' is where the host is reached"),
+        "ansible_user": "write ssh: {user: …}",
+        "user": "write ssh: {user: …}",
+        "port": "write ssh: {port: …}",
+        "cards": "the cards are listed under 'gpus'",
+        "models": "models are placed by the plan; 'instances' pins them",
+    },
+    "from": {
+        **dict.fromkeys(("model", "source", "image"), "'from' names the source of a model"),
+        **dict.fromkeys(("quantization", "quantisation", "quant"), "write from: {Q4_K_M: …}"),
+        "num_parallel": "'parallel' is how many requests are served at once",
+        "kv_cache_type": "the type of the KV cache is 'kv_cache'",
+        "tensor_split": "the parts of the cards are 'shares'",
+        "hosts": "'on' names the hosts that a model may run on",
+        "temperature": "write parameters: {temperature: …}",
+        "env": "variables belong to hosts: write env: there, or under 'ollama'",
+    },
+    "strategy": {
+        "port": "its port is 'listen'",
+        "models": "all models are served; see 'routing' and 'pool'",
+        **dict.fromkeys(
+            ("upstream", "upstreams"), "the pools follow from the models; `ogen plan` shows them"
+        ),
+    },
+    "hosts": {
+        "vars": "settings stand directly in the group",
+        "children": "a group's 'hosts' may hold '@group'",
+        "defaults": "defaults stand at the top: ssh, ollama, monitoring, env",
+    },
 }
 
 # Modelfile parameters that have a place of their own, or none any more (Ollama's parser, 2026).
@@ -72,4 +81,7 @@ def stranger(word: str, keys: set[str]) -> tuple[str | None, str | None]:
     """(message, hint) for a key that is unknown among `keys`; (None, None) where nothing is known of it."""
     if "repeat_penalty" in keys and word in _PARAMETERS:
         return _PARAMETERS[word]
-    return None, _BELONGS.get(word)
+    for kind, words in _BELONGS.items():
+        if kind in keys and word in words:
+            return None, words[word]
+    return None, None
