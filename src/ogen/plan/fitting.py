@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..catalog import Era, era
 from ..catalog.shape import ModelShape
-from ..fit import Account, Backend, Card, Choice, Concession, DoesNotFit, Settings, Verdict, Wishes, choose
+from ..fit import (
+    ORDER,
+    Account,
+    Backend,
+    Card,
+    Choice,
+    Concession,
+    DoesNotFit,
+    Settings,
+    Verdict,
+    Wishes,
+    choose,
+)
 from ..fit.account import margin
 from ..inventory.model import Gpu, Host, Model, Pin, Source
 
@@ -76,27 +88,43 @@ class Fitter:
         self, model: Model, host: Host, gpus: Sequence[Gpu], used: int = 0, pin: Pin | None = None
     ) -> Fit | Misfit:
         """The best configuration on `gpus`, of which others hold `used` bytes each; no card: the CPU."""
+        return self._ask(model, host, gpus, used, pin, False)
+
+    def fit_whole(
+        self, model: Model, host: Host, gpu: Gpu, used: int, pin: Pin | None = None
+    ) -> Fit | Misfit:
+        """The best configuration beside others that concedes nothing to host memory: what is left free
+        there an engine would fill with layers, and its neighbours count on it.
+        """
+        return self._ask(model, host, (gpu,), used, pin, True)
+
+    def _ask(
+        self, model: Model, host: Host, gpus: Sequence[Gpu], used: int, pin: Pin | None, whole: bool
+    ) -> Fit | Misfit:
         cards = tuple((gpu.vendor, gpu.vram, gpu.vram - gpu.reserve - used) for gpu in gpus)
-        key = (model.name, _host_key(host), cards, _pin_key(pin))
+        key = (model.name, _host_key(host), cards, _pin_key(pin), whole)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._choose(model, host, cards, pin)
+            found = self._known[key] = self._choose(model, host, cards, pin, whole)
         return found
 
     def least(self, model: Model, host: Host, gpu: Gpu, pin: Pin | None = None) -> int:
-        """Bytes that the least allowed configuration of `model` holds on a card like `gpu`, margin apart."""
+        """Bytes that the least configuration beside others holds on a card like `gpu`, margin apart."""
         key = (model.name, _host_key(host), gpu.vendor, gpu.vram, _pin_key(pin))
         if key not in self._least:
-            found = self._choose(model, host, ((gpu.vendor, gpu.vram, 0),), pin)
+            found = self._choose(model, host, ((gpu.vendor, gpu.vram, 0),), pin, True)
             spare = margin(host.ollama.version)
             self._least[key] = found.missing - spare if isinstance(found, Misfit) else found.held(0)
         return self._least[key]
 
     def _choose(
-        self, model: Model, host: Host, cards: tuple[tuple[str, int, int], ...], pin: Pin | None
+        self, model: Model, host: Host, cards: tuple[tuple[str, int, int], ...], pin: Pin | None, whole: bool
     ) -> Fit | Misfit:
         candidates = self.candidates[model.name]
         wishes = wishes_of(model, host, cards[0][0] if cards else "nvidia", pin, len(cards))
+        if whole:
+            order = tuple(what for what in wishes.order or ORDER if what not in _TO_HOST)
+            wishes = replace(wishes, order=order, gpu_layers_at_least=None)
         room = [Card(total, max(0, free)) for _, total, free in cards]
         try:
             choice = choose([(source.ref, shape) for source, shape in candidates], wishes, room)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from ..errors import OgenError, PlanError
 from ..inventory.model import Gpu, Host, Lock
 from .board import Board, Seat
 from .evict import eviction
+from .kept import sibling
 from .model import Instance, ModelSettings, Placement, ServerSettings
 
 #: between the ports of several instances whose lowest card is the same; more than any box has cards
@@ -36,8 +36,17 @@ def build_instances(board: Board) -> tuple[Mapping[str, tuple[Instance, ...]], l
 
 def _load_order(seat: Seat) -> tuple[object, ...]:
     """By card, then the largest first: loaded last it would find too little free memory left."""
-    first = min((gpu.index for gpu in seat.gpus), default=-1)
-    return (first, len(seat.gpus), seat.takes_turns, -seat.fit.account.total_gpu_bytes, seat.model.name)
+    return (
+        _first(seat),
+        len(seat.gpus),
+        seat.takes_turns,
+        -seat.fit.account.total_gpu_bytes,
+        seat.model.name,
+    )
+
+
+def _first(seat: Seat) -> int:
+    return min((gpu.index for gpu in seat.gpus), default=-1)
 
 
 # ------------------------------------------------------------------------------- who runs with whom
@@ -108,19 +117,36 @@ def _keep_alive(seat: Seat) -> str:
 
 # --------------------------------------------------------------------------------- names and ports
 def _named(board: Board, host: Host, bundles: Iterable[list[Seat]]) -> Iterable[Instance]:
-    """Names and ports depend on card indexes only, so that they never change with other cards."""
-    names: Counter[str] = Counter()
-    ports: Counter[int] = Counter()
+    """Names and ports depend on card indexes only, so that they never change with other cards.
+
+    Servers whose lowest card is the same are siblings: gpu0, gpu0-b, gpu0-c. Which is which follows the lock,
+    so that a newcomer on a card takes nobody's name and port.
+    """
+    families: dict[int, list[list[Seat]]] = {}
     for bundle in bundles:
-        gpus = bundle[0].gpus
-        base = "gpu" + "-".join(str(gpu.index) for gpu in gpus) if gpus else "cpu"
-        name = base if not names[base] else f"{base}-{chr(ord('a') + names[base])}"
-        names[base] += 1
-        port = _base_port(host, gpus)
-        pin = bundle[0].pin
-        chosen = pin.port if pin and pin.port else port + SIBLINGS_APART * ports[port]
-        ports[port] += 1
-        yield _instance(board, host, name, chosen, bundle)
+        families.setdefault(_first(bundle[0]), []).append(bundle)
+    for family in families.values():
+        for number, bundle in _siblings(board, family):
+            gpus, pin = bundle[0].gpus, bundle[0].pin
+            base = "gpu" + "-".join(str(gpu.index) for gpu in gpus) if gpus else "cpu"
+            name = f"{base}-{chr(ord('a') + number)}" if number else base
+            port = _base_port(host, gpus) + SIBLINGS_APART * number
+            yield _instance(board, host, name, pin.port if pin and pin.port else port, bundle)
+
+
+def _siblings(board: Board, family: list[list[Seat]]) -> Iterable[tuple[int, list[Seat]]]:
+    """Each bundle of a family with its number; 0 is the one without a letter."""
+    numbers: dict[int, list[Seat]] = {}
+    rest: list[list[Seat]] = []
+    for bundle in family:
+        locked = [number for seat in bundle if (number := sibling(board, seat)) is not None]
+        if locked and min(locked) not in numbers:
+            numbers[min(locked)] = bundle
+        else:
+            rest.append(bundle)
+    free = (number for number in range(len(family) + len(numbers)) if number not in numbers)
+    numbers.update(zip(free, rest, strict=False))
+    return sorted(numbers.items())
 
 
 def _base_port(host: Host, gpus: tuple[Gpu, ...]) -> int:

@@ -10,7 +10,7 @@ from .board import Board, Seat, Spot
 from .fitting import Fit, Fitter
 from .share import together
 
-_PLACE = re.compile(r"(?P<host>.+)/gpu(?P<cards>\d+(?:-\d+)*)(?:-[a-z])?")
+_PLACE = re.compile(r"(?P<host>.+)/gpu(?P<cards>\d+(?:-\d+)*)(?:-(?P<letter>[b-z]))?")
 
 
 #: models that the lock has on the same cards of a host
@@ -84,3 +84,14 @@ def _seat(board: Board, fitter: Fitter, host: Host, gpus: tuple[Gpu, ...], model
     alone = fitter.fit(models[0], host, gpus)
     if isinstance(alone, Fit):
         board.put(Seat(models[0], host, gpus, alone, kept=True))
+
+
+def sibling(board: Board, seat: Seat) -> int | None:
+    """Which of the servers on its cards the lock has this replica on: 0 for gpu0, 1 for gpu0-b."""
+    lock = board.inventory.lock
+    cards = "-".join(str(gpu.index) for gpu in seat.gpus)
+    for text in lock.placements.get(seat.model.name, ()) if lock else ():
+        match = _PLACE.fullmatch(text)
+        if match and (match["host"], match["cards"]) == (seat.host.name, cards):
+            return ord(match["letter"]) - ord("a") if match["letter"] else 0
+    return None

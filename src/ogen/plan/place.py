@@ -12,7 +12,7 @@ from .fitting import Fitter
 from .kept import Group, keep, keep_left_over
 from .pins import seat_pins
 from .search import search
-from .share import beside, share
+from .share import beside, share, swap
 from .shortage import shortage
 
 #: more replicas than these are too many for a search to get through
@@ -60,7 +60,7 @@ def _deal(
 def _ride(table: Table, model: Model) -> int:
     """Seats replicas of `model` beside others, on as many cards as it wants; returns how many found none."""
     missing = _missing(table.board, model)
-    while missing and (beside(table, model, roomy=True) or share(table, model)):
+    while missing and (beside(table, model, roomy=True) or share(table, model) or swap(table, model)):
         missing -= 1
     while model.replicas == "fill" and not missing and beside(table, model, roomy=True):
         pass
@@ -96,13 +96,13 @@ def _deal_required(table: Table, order: list[Model]) -> dict[str, tuple[Model, i
     waiting: list[Model] = []
     for model in order:
         waiting += [model] * _seat_several(table, model, _missing(table.board, model))
-    for displace_kept in (False, True):
-        waiting = _seat_singles(table, waiting, displace_kept)
+    waiting = _seat_singles(table, waiting, False)
+    offers = {model.name: Offers(table, model) for model in waiting}
+    waiting = [m for m in waiting if not (offers[m.name].take() or share(table, m))]
+    waiting = _seat_singles(table, waiting, True)  # only now may what a lock has placed move
     short: dict[str, tuple[Model, int]] = {}
-    offers: dict[str, Offers] = {}
     for model in waiting:
-        offer = offers.setdefault(model.name, Offers(table, model))
-        if model.name in short or not (offer.take() or share(table, model)):
+        if model.name in short or not swap(table, model):
             short[model.name] = (model, short.get(model.name, (model, 0))[1] + 1)
     return short
 

@@ -104,7 +104,7 @@ def search(table: Table, replicas: Sequence[Model], limit: tuple[int, int]) -> b
 def _settle(table: Table, spot: Spot) -> None:
     """Replaces the seats of a shared card by ones that leave room for each other."""
     seats = list(table.board.tenants[spot])
-    if len(seats) < 2:
+    if len(seats) < 2 or all(seat.takes_turns for seat in seats):
         return
     host, gpus = seats[0].host, seats[0].gpus
     fits = together(table.fitter, [seat.model for seat in seats], host, gpus[0])

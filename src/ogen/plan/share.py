@@ -12,14 +12,14 @@ from .fitting import Fit, Fitter
 
 
 def share(table: Table, model: Model) -> bool:
-    """Seats a replica of `model` beside others: in the room left, by concessions, or by one move."""
-    if wants_several(model):
-        return False
-    return beside(table, model) or _squeeze(table, model) or _swap(table, model)
+    """Seats a replica of `model` beside others: in the room left, else by concessions of all of them."""
+    return beside(table, model) or _squeeze(table, model)
 
 
 def _shared_cards(table: Table, model: Model) -> Iterator[tuple[Host, Gpu, list[Seat]]]:
     """Cards in one-card use on which `model` does not sit yet; what a lock placed there stays there."""
+    if wants_several(model):
+        return
     for host in table.board.hosts_of(model):
         for gpu in table.board.cards_of(host, model):
             seats = table.board.tenants[host.name, gpu.index]
@@ -32,8 +32,8 @@ def beside(table: Table, model: Model, *, roomy: bool = False) -> bool:
     best: tuple[tuple[object, ...], Seat] | None = None
     for number, (host, gpu, seats) in enumerate(_shared_cards(table, model)):
         used = table.board.used(host, gpu, model)
-        fit = table.fitter.fit(model, host, (gpu,), used)
-        if isinstance(fit, Fit) and fit.whole:
+        fit = table.fitter.fit_whole(model, host, gpu, used)
+        if isinstance(fit, Fit):
             left = gpu.vram - gpu.reserve - used - fit.held(0)
             key = (fit.rank, len(seats), -left if roomy else left, number)
             if best is None or key < best[0]:
@@ -79,8 +79,8 @@ def together(
         held[number] = 0
         beside = [size if turn is not True else 0 for size, turn in zip(held, turns, strict=True)]
         used = sum(beside) if turns[number] else _total(held, turns)
-        fit = fitter.fit(model, host, (gpu,), used, pin)
-        if not isinstance(fit, Fit) or not fit.whole:
+        fit = fitter.fit_whole(model, host, gpu, used, pin)
+        if not isinstance(fit, Fit):
             return None
         fits.append(fit)
         held[number] = fit.held(0)
@@ -93,14 +93,14 @@ def _total(held: Sequence[int], turns: Sequence[bool]) -> int:
     return most + sum(size for size, turn in zip(held, turns, strict=True) if not turn)
 
 
-def _swap(table: Table, model: Model) -> bool:
+def swap(table: Table, model: Model) -> bool:
     """Moves one tenant beside others elsewhere, where that makes room for `model`."""
     for host, gpu, seats in list(_shared_cards(table, model)):
         for seat in list(seats):
             table.board.remove(seat)
             used = table.board.used(host, gpu, model)
-            fit = table.fitter.fit(model, host, (gpu,), used)
-            if isinstance(fit, Fit) and fit.whole:
+            fit = table.fitter.fit_whole(model, host, gpu, used)
+            if isinstance(fit, Fit):
                 mine = Seat(model, host, (gpu,), fit)
                 table.board.put(mine)
                 if beside(table, seat.model):
