@@ -1,6 +1,7 @@
 """GGUF headers over HTTP, and shapes from /api/show."""
 
 import json
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ogen.catalog import remote
+from ogen.catalog import gguf, remote
 from ogen.errors import CatalogError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -159,3 +160,19 @@ def test_answers_without_a_model(server, model, says):
 def test_tensors_that_make_no_sense(tensor):
     with pytest.raises(CatalogError):
         remote.from_show({"model_info": {"general.architecture": "llama"}, "tensors": [tensor]}, "m")
+
+
+def test_a_blob_on_a_host_is_read_in_pieces(tmp_path):
+    """The commands are run here; over SSH they are the same words."""
+    blob = tmp_path / "sha256-0 $(touch x)"
+    blob.write_bytes(headers()["qwen3-8b", "Q4_K_M"] + bytes(5_000_000))
+    asked = []
+
+    def run(words):
+        asked.append(words)
+        return subprocess.run(words, check=True, capture_output=True).stdout
+
+    source = remote.HostSource("gpu01", str(blob), run)
+    assert gguf.parse(source).tensors == header("qwen3-8b", "Q4_K_M").tensors
+    assert source.read(5_000_000 + 24_160 - 3, 10) == bytes(3)
+    assert len(asked) == 2

@@ -1,11 +1,11 @@
-"""GGUF headers from elsewhere: over HTTP with range requests, and from Ollama's `/api/show`."""
+"""GGUF headers from elsewhere: by HTTP range requests, from `/api/show`, from a file on a host."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -167,3 +167,22 @@ def show(base_url: str, model: str) -> ModelShape:
     if not isinstance(decoded, dict):
         raise CatalogError(f"{_printable(base_url)}: the answer is no JSON object")
     return from_show(decoded, _printable(model))
+
+
+# ------------------------------------------------------------------------------------ on another host
+class HostSource:
+    """A file on a host, such as a blob of Ollama's store, read through the host's own `tail` and `head`.
+
+    `run` executes a list of words there and returns what it prints; it raises where that fails.
+    """
+
+    def __init__(self, name: str, path: str, run: Callable[[Sequence[str]], bytes]) -> None:
+        self.name = f"{_printable(name)}:{_printable(path)}"
+        self._path = path
+        self._run = run
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes at `offset`, fewer only at the end."""
+        script = 'tail -c "+$1" -- "$3" | head -c "$2"'
+        words = ("sh", "-c", script, "sh", str(offset + 1), str(length), self._path)
+        return self._run(words)[:length]
