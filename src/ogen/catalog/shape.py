@@ -63,6 +63,7 @@ class ModelShape:
     recurrent: tuple[int, ...] = ()  # bytes of state of each block and slot
     post_norms: bool = False  # norms after attention and feed-forward (gemma)
     sinks: bool = False  # attention sinks (gpt-oss)
+    fused_qkv: bool = False  # one tensor for query, key and value (phi3)
     block_bytes: tuple[int, ...] = ()
     expert_bytes: tuple[int, ...] = ()  # the part of block_bytes that expert tensors make
     largest_tensor: tuple[int, ...] = ()  # of each block
@@ -139,6 +140,7 @@ def shape_of(
         recurrent=_recurrent(facts, kv_heads, sums),
         post_norms=sums.post_norms,
         sinks=sums.sinks,
+        fused_qkv=sums.fused_qkv,
         block_bytes=tuple(sums.block),
         expert_bytes=tuple(sums.expert),
         largest_tensor=tuple(sums.largest),
@@ -277,7 +279,7 @@ class _Sums:
         self.largest = [0] * blocks
         self.has_state = [False] * blocks
         self.embd = self.inputs = self.output = self.other = self.vocab = self.expert_width = 0
-        self.post_norms = self.sinks = False
+        self.post_norms = self.sinks = self.fused_qkv = False
         self.by_type: dict[str, int] = {}
 
 
@@ -317,5 +319,7 @@ def _add_to_block(sums: _Sums, block: int, role: str, tensor: Tensor, size: int)
         sums.post_norms = True
     elif role.startswith("attn_sinks"):
         sums.sinks = True
+    elif role.startswith("attn_qkv."):
+        sums.fused_qkv = True
     elif role.startswith(("ssm_conv1d", "shortconv.conv")):
         sums.has_state[block] = True

@@ -17,7 +17,7 @@ from .shape import ModelShape
 FOLDER = "cards"
 _LISTS = ("kv_heads", "windowed", "recurrent", "block_bytes", "expert_bytes", "largest_tensor")
 _TEXTS = ("name", "arch", "quant", "source")
-_FLAGS = ("post_norms", "sinks", "tied")
+_FLAGS = ("post_norms", "sinks", "fused_qkv", "tied")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")
 
 
