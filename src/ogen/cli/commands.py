@@ -26,6 +26,8 @@ class Entry:
 SECTIONS: Mapping[str, Mapping[str, Entry]] = {
     "Start": {
         "init": Entry("Start a project: inventory, editor settings, CI."),
+        "discover": Entry("Read the cards and versions of hosts: a piece of inventory."),
+        "trust": Entry("Show host keys, and pin those that are new."),
     },
     "Review (no host is contacted)": {
         "validate": Entry("Check an inventory: every error at once."),
