@@ -123,9 +123,9 @@ def from_smi():
 
 
 def smi_card(line):
-    fields = [field.strip() for field in line.split(",")]
-    head, tail = fields[:2], fields[-6:]
-    card = {"uuid": head[1], "name": ",".join(fields[2:-6])}
+    fields = line.split(",")  # a name may hold a comma
+    head, tail = [field.strip() for field in fields[:2]], [field.strip() for field in fields[-6:]]
+    card = {"uuid": head[1], "name": ",".join(fields[2:-6]).strip()}
     card["gpu"] = int(head[0]) if head[0].isdigit() else -1
     units = (("used", MIB), ("free", MIB), ("total", MIB), ("utilization", 1), ("temperature", 1), ("power", 1))
     for (name, unit), value in zip(units, tail):
