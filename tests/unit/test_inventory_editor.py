@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator
@@ -10,11 +11,15 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_inventory_broken import plain
 
 from ogen import source
+from ogen.errors import OgenError
 from ogen.inventory import load, schema
 
+SCHEMA = jsonschema.Draft202012Validator(schema())
 TOP = Path(__file__).parents[2]
 COMMITTED = TOP / "docs" / "inventory.schema.json"
 EXAMPLES = sorted((TOP / "inventories").glob("*.yaml"))
@@ -103,6 +108,51 @@ def test_short_forms(text: str, good: bool, tmp_path: Path) -> None:
         assert not good
     else:
         assert good
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each value of a document stands."""
+    if path:
+        yield path
+    for key, child in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
+        yield from paths(child, (*path, key))
+
+
+DOCUMENT = plain(source.read(TOP / "inventories" / "fleet.yaml"))
+VALUES: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 70000),
+    st.floats(allow_nan=False, allow_infinity=False, width=32),
+    st.sampled_from(
+        ["5s", "24GiB", "25%", "fill", "gpu01", "chat", "@boxes", "192.0.2.77", "q8_0", "/srv/x", "", "a b"]
+    ),
+    st.text(max_size=6),
+    st.lists(st.sampled_from(["gpu01", "chat", 1, None]), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["from", "hosts", "1", "A", "state"]), st.sampled_from(["x", 1, None]), max_size=2
+    ),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.sampled_from(sorted(paths(DOCUMENT), key=str)), VALUES)
+def test_what_ogen_takes_editors_take(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
+    """Any value anywhere: ogen takes it or says why not, and never takes what the schema refuses."""
+    changed = copy.deepcopy(DOCUMENT)
+    at: Any = changed
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = value
+    file = tmp_path / "inventory.yaml"
+    file.write_text(json.dumps(changed, ensure_ascii=False))
+    try:
+        load(file)
+    except OgenError:
+        return  # nothing else may come out
+    SCHEMA.validate(plain(source.read(file)))
 
 
 def test_the_rules_are_rules_to_cerberus() -> None:

@@ -231,9 +231,12 @@ def _cerberus() -> tuple[Any, Any]:
     import cerberus
     from cerberus.schema import DefinitionSchema
 
-    secret = cerberus.TypeDefinition("secret", (Secret,), ())
+    own = {
+        "secret": cerberus.TypeDefinition("secret", (Secret,), ()),
+        "integer": cerberus.TypeDefinition("integer", (int,), (bool,)),  # cerberus' own takes true
+    }
     members: dict[str, Any] = {f"_check_with_{name}": _checker(name) for name in CHECKS}
-    members["types_mapping"] = {**cerberus.Validator.types_mapping, "secret": secret}
+    members["types_mapping"] = {**cerberus.Validator.types_mapping, **own}
     unchecked = {"validate": lambda self, schema=None: None}
     return (
         type("Validator", (cerberus.Validator,), members),

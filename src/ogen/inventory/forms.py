@@ -204,6 +204,12 @@ def _either(*more: Json) -> Callable[[Json], Json]:
     return lambda long: {"anyOf": [long, *more]}
 
 
+def _cards_schema(long: Json) -> Json:
+    """A card of a list may be its name alone."""
+    listed, numbered = long["anyOf"]
+    return {"anyOf": [{**listed, "items": {"anyOf": [listed["items"], _STRING]}}, numbered]}
+
+
 _STRING: Json = {"type": "string"}
 _REF: Json = {"type": "string", "pattern": f"^(?:{CHECKS['ref'].pattern})$"}
 _QUANT: Json = {"pattern": f"^(?:{CHECKS['quant'].pattern})$"}
@@ -230,7 +236,7 @@ FORMS: dict[str, Form] = {
             ]
         },
     ),
-    "cards": Form(_cards, lambda long: long),
+    "cards": Form(_cards, _cards_schema),
     "model": Form(
         _model,
         lambda long: {
