@@ -138,6 +138,7 @@ def test_text_and_markdown_show_the_parts():
         (("llama3.1:8b", "--vram", "8GiB", "--shares", "a"), "numbers such as"),
         (("llama3.1:8b", "--vram", "8GiB", "--ollama-version", "new"), "not a version"),
         (("llama3.1:8b", "--vram", "1GiB"), "does not fit"),
+        (("llama3.1:8b", "--vram", "8GiB", "--kv-unified"), "go with --no-concessions"),
     ],
 )
 def test_mistakes(words, says):

@@ -74,11 +74,25 @@ class Answer:
 @click.option("--cards", type=click.IntRange(1, 64), default=1, show_default=True, help="Equal cards.")
 @click.option("--local", is_flag=True, help="The NVIDIA cards of this machine, as they are now.")
 @click.option("--backend", type=click.Choice(["cuda", "vulkan", "rocm"]), help="By the card, else cuda.")
-@click.option("--context", metavar="N", type=click.IntRange(4, 2**24), default=4096, show_default=True)
 @click.option(
-    "--context-at-least", metavar="N", type=click.IntRange(4, 2**24), help="At most 2048, if not given."
+    "--context",
+    metavar="N",
+    type=click.IntRange(4, 2**24),
+    default=4096,
+    show_default=True,
+    help="Tokens of one slot.",
 )
-@click.option("--parallel", metavar="N", type=click.IntRange(1, 1024), default=1, show_default=True)
+@click.option(
+    "--context-at-least", metavar="N", type=click.IntRange(4, 2**24), help="2048, or less where --context is."
+)
+@click.option(
+    "--parallel",
+    metavar="N",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Slots: requests served at once.",
+)
 @click.option(
     "--batch", metavar="N", type=click.IntRange(1, 2**20), help="num_batch; Ollama's choice if not given."
 )
@@ -89,9 +103,13 @@ class Answer:
 @click.option("--gpu-layers", metavar="N|auto", default="auto", show_default=True, help="Layers on the card.")
 @click.option("--gpu-layers-at-least", metavar="N", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--kv-on-host", is_flag=True, help="The KV cache in host memory (the old low_vram).")
-@click.option("--kv-unified", is_flag=True, help="One KV cache for all slots, as llama-server can have.")
+@click.option("--kv-unified", is_flag=True, help="One KV cache for all slots; with --no-concessions.")
 @click.option(
-    "--experts-on-host", metavar="N", type=click.IntRange(0), default=0, help="Layers of a MoE model."
+    "--experts-on-host",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    help="Layers of a MoE model; with --no-concessions.",
 )
 @click.option("--split", type=click.Choice(["layer", "row", "tensor"]), default="layer", show_default=True)
 @click.option(
@@ -115,6 +133,8 @@ def command(**given: Any) -> None:
     """
     from . import fit_view
 
+    if not given["no_concessions"] and (given["kv_unified"] or given["experts_on_host"]):
+        raise UsageError("--kv-unified and --experts-on-host go with --no-concessions")
     candidates = _candidates(given)
     room = _room(given)
     wishes = _wishes(given, room)

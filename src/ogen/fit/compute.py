@@ -88,7 +88,8 @@ def _mask(shape: ModelShape, settings: Settings, tokens: int) -> float:
 def _logits(shape: ModelShape, settings: Settings, outputs: int, tokens: int) -> float:
     """The reserved rows of logits beside two rows of embeddings.
 
-    Where query, key and value are views of one tensor the mask outlives them. CUDA before era C keeps a mask of full floats as well, where flash attention is on.
+    Where query, key and value are views of one tensor the mask outlives them. CUDA before era C keeps a
+    mask of full floats as well, where flash attention is on.
     """
     floats = shape.vocab * outputs / tokens + 2 * shape.embedding
     if shape.fused_qkv:
