@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from hosts import ADDRESS, Farm
 
-from ogen.cli import console
+from ogen.cli import console, fleet
 from ogen.cli.app import ogen
+from ogen.push import Options
 
 CANARY = "canary-4f1c9a2bd07e66"
 PASSWORD = "canary-of-the-login-93b1"
@@ -271,3 +275,34 @@ def test_no_command_of_the_inventory_runs_offline(project: Project, tmp_path: Pa
     assert not ran.exists()
     project.ogen("diff", code=1)  # against hosts it does run, and gives nothing
     assert ran.exists()
+
+
+# --------------------------------------------------------------------------------------- Ctrl-C
+def test_ctrl_c_once_starts_no_other_host(capsys: pytest.CaptureFixture[str]) -> None:
+    options = Options()
+    before = signal.getsignal(signal.SIGINT)
+    with fleet.interruptible(options):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert options.stop.wait(5)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "finishing the hosts under way" in capsys.readouterr().err
+
+
+def test_ctrl_c_twice_stops_watching() -> None:
+    code = (
+        "import os, signal, time\nfrom ogen.cli import fleet\nfrom ogen.push import Options\n"
+        "with fleet.interruptible(Options()):\n"
+        "    os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT); time.sleep(30)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=20, check=False)
+    assert done.returncode == 130
+
+
+def test_an_interrupted_apply_is_130(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the hosts are looked at: nothing is started, and the exit code says why."""
+
+    real = fleet.interruptible
+    monkeypatch.setattr(fleet, "interruptible", lambda options: (options.stop.set(), real(options))[1])
+    result = project.ogen("apply", code=130)
+    assert "3 withheld" in result.stdout
+    assert not project.on_host("gpu1", "").exists()
