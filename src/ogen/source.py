@@ -154,7 +154,7 @@ _INNER_COLON = re.compile(r"(?<=[^\s,\[\]{}\"']):(?=[^\s,\[\]{}])")
 
 
 # YAML 1.2, production [1], without line ends
-_UNREADABLE = re.compile("[^\t\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNREADABLE = "[^\t\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 _HINTS = {
     "mapping values are not allowed": "put a text with ': ' in quotes, or correct the indentation",
@@ -222,8 +222,9 @@ class _Composer:
 
     def _unreadable(self, error: Any) -> SourceError:
         where = Where(self.text, 1, 1)
+        unreadable = re.compile(_UNREADABLE)  # takes 5 ms, and is hardly ever needed
         for number, line in enumerate(self.text.lines, 1):
-            bad = _UNREADABLE.search(line)
+            bad = unreadable.search(line)
             if bad is not None:
                 where = Where(self.text, number, bad.start() + 1)
                 break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from ..errors import InventoryError, OgenError, Problems, Where
@@ -42,6 +41,8 @@ def near(word: str, known: Iterable[str]) -> str | None:
     """The hint "did you mean 'x'?" with the likeliest of `known`, or None."""
     if not word or len(word) > 80:
         return None
+    import difflib  # only a mistake needs it
+
     candidates = {k.lower(): k for k in known}
     found = difflib.get_close_matches(word.lower(), candidates, n=1, cutoff=0.6)
     return f"did you mean {candidates[found[0]]!r}?" if found else None
