@@ -323,8 +323,8 @@ def test_keys(nginx: str, tmp_path: Path) -> None:
             for key in ("0123456789abcdef-alice", 'fedcba9876543210$"\\.*'):
                 assert client.post("/api/chat", body, Authorization=f"Bearer {key}")[0] == 200
                 assert client.post("/api/chat", body, x_api_key=key)[0] == 200
-            assert "Authorization" not in one.seen[0]["headers"]
-            assert "X-Api-Key" not in one.seen[1]["headers"]
+            passed_on = {header.lower() for seen in one.seen for header in seen["headers"]}
+            assert not passed_on & {"authorization", "x-api-key"}
             asked = len(one.seen)
             for bad in (
                 "",
