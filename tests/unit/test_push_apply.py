@@ -120,7 +120,7 @@ def test_an_unknown_host_key(farm: Farm, tmp_path: Path) -> None:
     empty.write_text("")
     found = hello(farm, host(farm, "a"), known_hosts=(empty,))
     assert "is not known" in found.message
-    assert "ssh-keyscan" in str(found.hint)
+    assert "ogen trust" in str(found.hint)
     assert empty.read_text() == ""
 
 

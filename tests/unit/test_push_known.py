@@ -48,7 +48,7 @@ def test_a_known_host(tmp_path: Path, line: str, one: Access) -> None:
     ("text", "word"),
     [
         ("", "is not known"),
-        (f"gpu2 ssh-ed25519 {KEY}\n", "ssh-keyscan"),
+        (f"gpu2 ssh-ed25519 {KEY}\n", "ogen trust"),
         (f"[gpu1]:2222 ssh-ed25519 {KEY}\n", "is not known"),
         (f"*,!gpu1 ssh-ed25519 {KEY}\n", "is not known"),
         (f"gpu1 ssh-ed25519 {KEY}\n@revoked * ssh-ed25519 {KEY}\n", "known_hosts:1 revokes|is not known"),

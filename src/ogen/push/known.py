@@ -97,7 +97,4 @@ def _advice(access: Access, matching: list[Line]) -> str:
         return "keys signed by a certificate authority need transport: openssh"
     if matching:
         return f"{matching[0].place} revokes it"
-    return (
-        f"compare its fingerprint and add it: ssh-keyscan -p {access.port} {access.alias}; "
-        "or pin it as ssh.host_key in the inventory"
-    )
+    return "`ogen trust INVENTORY` shows its fingerprint and pins it; or give ssh.host_key in the inventory"
