@@ -96,6 +96,16 @@ def test_a_shared_card_stays_shared():
     assert places(plan(grown)) == places(first)
 
 
+def test_riders_keep_their_card_and_cost_their_driver_nothing():
+    chat = model("chat", context=65536, at_least=2048, parallel=2)
+    inventory = fleet(
+        [host("a", "RTX 3090"), host("b", "RTX 3090")], [model("embed", replicas=1, context=2048), chat]
+    )
+    first = plan(inventory)
+    new = replace(inventory, hosts=(host("z", "A100 80GB"), *inventory.hosts), lock=locked(first))
+    assert [h.instances for h in plan(new).hosts[1:]] == [h.instances for h in first.hosts]
+
+
 def test_a_card_that_goes_out_moves_only_its_own():
     inventory = fleet([host("a", "RTX 3090", "RTX 3090", "RTX 3090")], [model("coder", replicas=2)])
     first = plan(inventory)

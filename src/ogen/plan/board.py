@@ -76,9 +76,10 @@ class Board:
 
     def restore(self, seats: Iterable[Seat]) -> None:
         """Brings back an earlier state: exactly `seats`, in that order."""
+        wanted = list(seats)
         for seat in list(self.seats.values()):
             self.remove(seat)
-        for seat in seats:
+        for seat in wanted:
             self.put(seat)
 
     def seats_on(self, host: Host) -> list[Seat]:

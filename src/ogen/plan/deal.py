@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 
 from ..inventory.model import Gpu, Host, Model
 from .board import Board, Seat, Spot
@@ -18,8 +17,8 @@ from .fitting import Fit, Fitter
 
 #: a card that holds a model alone, and how
 Option = tuple[Host, Gpu, Fit]
-#: mixes of kinds of cards that are looked at for one size; boxes have two or three kinds
-_MIXES = 256
+#: kinds of cards on one host up to which every mix is tried; boxes have two or three
+_KINDS = 4
 
 
 @dataclass(slots=True)
@@ -190,10 +189,12 @@ def offers(table: Table, model: Model, host: Host, number: int) -> Iterator[Offe
     for size in _sizes(model, len(cards)):
         whole = False
         for gpus in _mixes(cards, size):
+            room = sum(gpu.vram - gpu.reserve for gpu in gpus)
+            if room < table.fitter.floor(model, host, gpus[0]):
+                continue
             fit = table.fitter.fit(model, host, gpus)
             if isinstance(fit, Fit):
                 held = sum(table.held.get((host.name, g.index), model.name) != model.name for g in gpus)
-                room = sum(gpu.vram - gpu.reserve for gpu in gpus)
                 spread = gpus[-1].index - gpus[0].index
                 key = (held, not fit.whole, size, fit.rank, room, mine, spread, number, gpus[0].index)
                 yield Offer(key, host, gpus, fit)
@@ -203,13 +204,21 @@ def offers(table: Table, model: Model, host: Host, number: int) -> Iterator[Offe
 
 
 def _mixes(cards: list[Gpu], size: int) -> Iterator[tuple[Gpu, ...]]:
-    """Groups of `size` cards of one vendor, each mix of kinds once, with the first cards of each kind."""
+    """Groups of `size` cards of one vendor, each mix of kinds once, with the first cards of each kind.
+
+    Where nearly every card is another kind, only cards next to each other in size are tried together.
+    """
     kinds: dict[tuple[str, int, int], list[Gpu]] = {}
     for gpu in cards:
         kinds.setdefault((gpu.vendor, gpu.vram, gpu.reserve), []).append(gpu)
     for vendor in sorted({vendor for vendor, _, _ in kinds}):
         same = [kinds[kind] for kind in sorted(kinds) if kind[0] == vendor]
-        for gpus in islice(_picked(same, size), _MIXES):
+        if len(same) > _KINDS:
+            row = [gpu for kind in same for gpu in kind]
+            groups: Iterator[tuple[Gpu, ...]] = (tuple(row[n : n + size]) for n in range(len(row) - size + 1))
+        else:
+            groups = _picked(same, size)
+        for gpus in groups:
             yield tuple(sorted(gpus, key=lambda gpu: gpu.index))
 
 

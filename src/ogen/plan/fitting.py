@@ -102,7 +102,7 @@ class Fitter:
         self, model: Model, host: Host, gpus: Sequence[Gpu], used: int, pin: Pin | None, whole: bool
     ) -> Fit | Misfit:
         cards = tuple((gpu.vendor, gpu.vram, gpu.vram - gpu.reserve - used) for gpu in gpus)
-        key = (model.name, _host_key(host), cards, _pin_key(pin), whole)
+        key = (model.name, host_key(host), cards, _pin_key(pin), whole)
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._choose(model, host, cards, pin, whole)
@@ -110,12 +110,19 @@ class Fitter:
 
     def least(self, model: Model, host: Host, gpu: Gpu, pin: Pin | None = None) -> int:
         """Bytes that the least configuration beside others holds on a card like `gpu`, margin apart."""
-        key = (model.name, _host_key(host), gpu.vendor, gpu.vram, _pin_key(pin))
+        key = (model.name, host_key(host), gpu.vendor, gpu.vram, _pin_key(pin))
         if key not in self._least:
             found = self._choose(model, host, ((gpu.vendor, gpu.vram, 0),), pin, True)
             spare = margin(host.ollama.version)
             self._least[key] = found.missing - spare if isinstance(found, Misfit) else found.held(0)
         return self._least[key]
+
+    def floor(self, model: Model, host: Host, gpu: Gpu) -> int:
+        """Bytes below which no group of cards holds `model`, told without asking for each group."""
+        spills = model.gpu_layers_at_least is not None or model.num_gpu is not None or model.low_vram
+        if spills or any(what in _TO_HOST for what in model.concessions or ()):
+            return 0
+        return self.least(model, host, gpu)
 
     def _choose(
         self, model: Model, host: Host, cards: tuple[tuple[str, int, int], ...], pin: Pin | None, whole: bool
@@ -133,7 +140,8 @@ class Fitter:
         return _fit(candidates, choice, wishes)
 
 
-def _host_key(host: Host) -> tuple[object, ...]:
+def host_key(host: Host) -> tuple[object, ...]:
+    """What of a host a fit depends on."""
     return (host.ollama.version, host.ollama.flash_attention, host.ollama.kv_cache)
 
 

@@ -10,7 +10,7 @@ from ..errors import OgenError, PlanError
 from ..inventory.model import Gpu, Host, Lock
 from .board import Board, Seat
 from .evict import eviction
-from .kept import sibling
+from .kept import siblings
 from .model import Instance, ModelSettings, Placement, ServerSettings
 
 #: between the ports of several instances whose lowest card is the same; more than any box has cards
@@ -26,11 +26,12 @@ def build_instances(board: Board) -> tuple[Mapping[str, tuple[Instance, ...]], l
         seats[seat.host.name].append(seat)
     found: dict[str, tuple[Instance, ...]] = {}
     problems: list[OgenError] = []
+    locked = siblings(board)
     for host in board.hosts:
         mine = sorted(seats[host.name], key=_load_order)
         bundles, conflicts = _bundles(board, mine)
         problems += conflicts
-        found[host.name] = tuple(_named(board, host, bundles))
+        found[host.name] = tuple(_named(board, host, bundles, locked))
     return found, problems
 
 
@@ -116,7 +117,9 @@ def _keep_alive(seat: Seat) -> str:
 
 
 # --------------------------------------------------------------------------------- names and ports
-def _named(board: Board, host: Host, bundles: Iterable[list[Seat]]) -> Iterable[Instance]:
+def _named(
+    board: Board, host: Host, bundles: Iterable[list[Seat]], locked: Mapping[tuple[str, str, str], int]
+) -> Iterable[Instance]:
     """Names and ports depend on card indexes only, so that they never change with other cards.
 
     Servers whose lowest card is the same are siblings: gpu0, gpu0-b, gpu0-c. Which is which follows the lock,
@@ -126,7 +129,7 @@ def _named(board: Board, host: Host, bundles: Iterable[list[Seat]]) -> Iterable[
     for bundle in bundles:
         families.setdefault(_first(bundle[0]), []).append(bundle)
     for family in families.values():
-        for number, bundle in _siblings(board, family):
+        for number, bundle in _siblings(family, locked):
             gpus, pin = bundle[0].gpus, bundle[0].pin
             base = "gpu" + "-".join(str(gpu.index) for gpu in gpus) if gpus else "cpu"
             name = f"{base}-{chr(ord('a') + number)}" if number else base
@@ -134,14 +137,18 @@ def _named(board: Board, host: Host, bundles: Iterable[list[Seat]]) -> Iterable[
             yield _instance(board, host, name, pin.port if pin and pin.port else port, bundle)
 
 
-def _siblings(board: Board, family: list[list[Seat]]) -> Iterable[tuple[int, list[Seat]]]:
+def _siblings(
+    family: list[list[Seat]], locked: Mapping[tuple[str, str, str], int]
+) -> Iterable[tuple[int, list[Seat]]]:
     """Each bundle of a family with its number; 0 is the one without a letter."""
     numbers: dict[int, list[Seat]] = {}
     rest: list[list[Seat]] = []
     for bundle in family:
-        locked = [number for seat in bundle if (number := sibling(board, seat)) is not None]
-        if locked and min(locked) not in numbers:
-            numbers[min(locked)] = bundle
+        cards = "-".join(str(gpu.index) for gpu in bundle[0].gpus)
+        keys = ((seat.model.name, seat.host.name, cards) for seat in bundle)
+        known = [locked[key] for key in keys if key in locked]
+        if known and min(known) not in numbers:
+            numbers[min(known)] = bundle
         else:
             rest.append(bundle)
     free = (number for number in range(len(family) + len(numbers)) if number not in numbers)

@@ -86,12 +86,12 @@ def _seat(board: Board, fitter: Fitter, host: Host, gpus: tuple[Gpu, ...], model
         board.put(Seat(models[0], host, gpus, alone, kept=True))
 
 
-def sibling(board: Board, seat: Seat) -> int | None:
-    """Which of the servers on its cards the lock has this replica on: 0 for gpu0, 1 for gpu0-b."""
+def siblings(board: Board) -> dict[tuple[str, str, str], int]:
+    """By model, host and cards which of the servers there the lock has a replica on: 0 gpu0, 1 gpu0-b."""
     lock = board.inventory.lock
-    cards = "-".join(str(gpu.index) for gpu in seat.gpus)
-    for text in lock.placements.get(seat.model.name, ()) if lock else ():
-        match = _PLACE.fullmatch(text)
-        if match and (match["host"], match["cards"]) == (seat.host.name, cards):
-            return ord(match["letter"]) - ord("a") if match["letter"] else 0
-    return None
+    found: dict[tuple[str, str, str], int] = {}
+    for model, texts in (lock.placements if lock else {}).items():
+        for match in filter(None, map(_PLACE.fullmatch, texts)):
+            number = ord(match["letter"]) - ord("a") if match["letter"] else 0
+            found[model, match["host"], match["cards"]] = number
+    return found

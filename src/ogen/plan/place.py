@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import OgenError
@@ -12,7 +13,7 @@ from .fitting import Fitter
 from .kept import Group, keep, keep_left_over
 from .pins import seat_pins
 from .search import search
-from .share import beside, share, swap
+from .share import beside, settle, squeeze, swap
 from .shortage import shortage
 
 #: more replicas than these are too many for a search to get through
@@ -51,20 +52,22 @@ def _deal(
     table = Table(board, fitter)
     fill(table, [m for m in drivers if m.replicas == "fill" and m.name not in short])
     for model in riders:
-        missing = _ride(table, model)
-        if missing:
-            short[model.name] = (model, missing)
+        _ride(table, model)
+        if _lacking(board, model):
+            short[model.name] = (model, _lacking(board, model))
+    for spot, tenants in list(board.tenants.items()):
+        if len(tenants) > 1:
+            settle(board, fitter, spot)
     return board, problems, {name: entry for name, entry in short.items() if name not in excused}
 
 
-def _ride(table: Table, model: Model) -> int:
-    """Seats replicas of `model` beside others, on as many cards as it wants; returns how many found none."""
-    missing = _missing(table.board, model)
-    while missing and (beside(table, model, roomy=True) or share(table, model) or swap(table, model)):
-        missing -= 1
-    while model.replicas == "fill" and not missing and beside(table, model, roomy=True):
-        pass
-    return missing
+def _ride(table: Table, model: Model) -> None:
+    """Seats replicas of `model` beside others, on as many cards as it wants and finds."""
+    every = sum(len(table.board.cards[host.name]) for host in table.board.hosts)
+    beside(table, model, every if model.replicas == "fill" else _missing(table.board, model), roomy=True)
+    for _ in range(_missing(table.board, model)):
+        if not (squeeze(table, model) or swap(table, model)):
+            return
 
 
 def _held_spots(held: list[Group]) -> dict[tuple[str, int], str]:
@@ -76,14 +79,14 @@ def _seat_required(table: Table, models: list[Model]) -> dict[str, tuple[Model, 
     board = table.board
     order = _hardest_first(table, models)
     replicas = [model for model in order for _ in range(_missing(board, model))]
-    before = list(board.seats.values())
+    before = dict(board.seats)
     short = _deal_required(table, order)
     dealt = list(board.seats.values())
-    fresh = [seat for seat in dealt if all(seat is not old for old in before)]
+    fresh = [seat for seat in dealt if id(seat) not in before]
     shared = sum(len(s.gpus) == 1 and len(board.tenants[s.spots[0]]) > 1 for s in fresh)
     if not (short or shared) or len(replicas) > _SMALL:
         return short
-    board.restore(before)
+    board.restore(before.values())
     limit = (shared, sum(len(s.gpus) for s in fresh)) if not short else (len(replicas) + 1, 0)
     if search(table, replicas, limit):
         return {}
@@ -97,20 +100,47 @@ def _deal_required(table: Table, order: list[Model]) -> dict[str, tuple[Model, i
     for model in order:
         waiting += [model] * _seat_several(table, model, _missing(table.board, model))
     waiting = _seat_singles(table, waiting, False)
-    offers = {model.name: Offers(table, model) for model in waiting}
-    waiting = [m for m in waiting if not (offers[m.name].take() or share(table, m))]
+    waiting = _share_cards(table, waiting)
     waiting = _seat_singles(table, waiting, True)  # only now may what a lock has placed move
-    short: dict[str, tuple[Model, int]] = {}
+    waiting = _while_it_works(waiting, lambda m: swap(table, m))
+    return {model.name: (model, _lacking(table.board, model)) for model in waiting}
+
+
+def _share_cards(table: Table, waiting: list[Model]) -> list[Model]:
+    """Seats replicas over several cards, beside others, or by concessions of all; returns the rest."""
+    rest: list[Model] = []
+    for name in dict.fromkeys(model.name for model in waiting):
+        mine = [m for m in waiting if m.name == name]
+        offers, left = Offers(table, mine[0]), len(mine)
+        while left and offers.take():
+            left -= 1
+        left -= beside(table, mine[0], left)
+        while left and squeeze(table, mine[0]):
+            left -= 1
+        rest += mine[:left]
+    return rest
+
+
+def _while_it_works(waiting: list[Model], seat: Callable[[Model], bool]) -> list[Model]:
+    """Seats replicas; where one of a model finds no seat, its others are not tried. Returns the rest."""
+    rest: list[Model] = []
+    hopeless: set[str] = set()
     for model in waiting:
-        if model.name in short or not swap(table, model):
-            short[model.name] = (model, short.get(model.name, (model, 0))[1] + 1)
-    return short
+        if model.name in hopeless or not seat(model):
+            hopeless.add(model.name)
+            rest.append(model)
+    return rest
 
 
-def _missing(board: Board, model: Model) -> int:
+def _lacking(board: Board, model: Model) -> int:
     """Replicas that must still be seated; `fill` demands one."""
     wanted = 1 if model.replicas == "fill" else model.replicas
     return max(0, wanted - board.replicas[model.name])
+
+
+def _missing(board: Board, model: Model) -> int:
+    """What is lacking, as far as it is worth trying: no card holds two replicas of a model."""
+    return min(_lacking(board, model), 1 + sum(len(board.cards[host.name]) for host in board.hosts))
 
 
 def _hardest_first(table: Table, models: list[Model]) -> list[Model]:
@@ -137,10 +167,4 @@ def _seat_several(table: Table, model: Model, wanted: int) -> int:
 
 def _seat_singles(table: Table, waiting: list[Model], displace_kept: bool) -> list[Model]:
     """Seats replicas on cards of their own; returns those for which there is none."""
-    rest: list[Model] = []
-    hopeless: set[str] = set()  # a second replica finds no path where the first found none
-    for model in waiting:
-        if model.name in hopeless or not seat_alone(table, model, displace_kept=displace_kept):
-            hopeless.add(model.name)
-            rest.append(model)
-    return rest
+    return _while_it_works(waiting, lambda m: seat_alone(table, m, displace_kept=displace_kept))

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from ..fit.account import margin
 from ..inventory.model import Gpu, Host, Model
-from .board import Seat, Spot
+from .board import Seat
 from .deal import Table, offers, wants_several
 from .fitting import Fit
-from .share import together
+from .share import settle
 
 STEPS = 4000
 
@@ -97,19 +97,5 @@ def search(table: Table, replicas: Sequence[Model], limit: tuple[int, int]) -> b
     for seat in found.best:
         table.board.put(seat)
     for spot in dict.fromkeys(spot for seat in found.best for spot in seat.spots):
-        _settle(table, spot)
+        settle(table.board, table.fitter, spot)
     return True
-
-
-def _settle(table: Table, spot: Spot) -> None:
-    """Replaces the seats of a shared card by ones that leave room for each other."""
-    seats = list(table.board.tenants[spot])
-    if len(seats) < 2 or all(seat.takes_turns for seat in seats):
-        return
-    host, gpus = seats[0].host, seats[0].gpus
-    fits = together(table.fitter, [seat.model for seat in seats], host, gpus[0])
-    assert fits is not None  # the least of all of them fits
-    for seat in seats:
-        table.board.remove(seat)
-    for seat, fit in zip(seats, fits, strict=True):
-        table.board.put(Seat(seat.model, host, gpus, fit, seat.pin, seat.kept))
