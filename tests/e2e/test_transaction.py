@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -45,6 +46,7 @@ systemctl -q disable --now nginx
 useradd --system --create-home --home-dir /usr/share/ollama --shell /bin/false ollama
 install -d -o ollama -g ollama /var/lib/ollama /var/lib/ollama/models /var/lib/ollama/models/blobs
 """
+LAB = os.environ.get("TESTBED_LAB", "tx")
 INSTANCES = ("ogen-ollama-gpu0.service", "ogen-ollama-gpu1.service")
 
 
@@ -59,9 +61,11 @@ class Box:
     def sh(self, script: str, check: bool = True) -> str:
         return self.lab.sh(self.name, script, check=check)
 
-    def target(self, context: int = 8192, change: Callable[[File], File] | None = None) -> push.Target:
+    def target(
+        self, context: int = 8192, change: Callable[[File], File] | None = None, text: str = INVENTORY
+    ) -> push.Target:
         path = self.folder / "inventory.yaml"
-        path.write_text(INVENTORY.format(address=self.lab.address(self.name), context=context))
+        path.write_text(text.format(address=self.lab.address(self.name), context=context))
         made = plan(load(path))
         (release,) = render(made)
         if change:
@@ -108,7 +112,7 @@ class Box:
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    with lab("tx") as made:
+    with lab(LAB) as made:
         made.up("solo", gpus="24576,24576", ollama=True)
         made.sh("solo", BARE, timeout=300)
         folder = tmp_path_factory.mktemp("tx")
@@ -354,7 +358,7 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 from test_transaction import Box
 from lab import Lab
-box = Box(Lab("tx"), Path({folder!r}))
+box = Box(Lab({lab!r}), Path({folder!r}))
 def die(event):
     print(event.phase, flush=True)
     if event.phase == {phase!r}:
@@ -365,7 +369,7 @@ box.apply(box.target({context}), die)
 
 def controller(box: Box, context: int, phase: str) -> subprocess.CompletedProcess[str]:
     """An apply by another process, which dies when it hears of `phase`."""
-    script = CONTROLLER.format(path=sys.path, folder=str(box.folder), phase=phase, context=context)
+    script = CONTROLLER.format(path=sys.path, folder=str(box.folder), phase=phase, context=context, lab=LAB)
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
     )
@@ -373,7 +377,7 @@ def controller(box: Box, context: int, phase: str) -> subprocess.CompletedProces
 
 def settled(box: Box) -> None:
     for _ in range(300):
-        if "active" not in box.sh("systemctl is-active ogen-tx", check=False).split():
+        if box.sh("systemctl is-active ogen-tx", check=False).strip() == "inactive":
             return
         time.sleep(0.1)
     raise AssertionError("ogen-tx did not end")
@@ -396,7 +400,10 @@ def test_a_controller_killed_after_the_commit_is_not_needed(box: Box) -> None:
     time.sleep(0.5)
     settled(box)
     assert box.context() == 16384
-    assert box.apply(box.target(16384)).status == "unchanged"
+    again = box.apply(box.target(16384))
+    assert again.status == "unchanged", box.sh(
+        "cat /etc/ogen/audit.jsonl; journalctl -u ogen-tx -o short-precise; cat /run/ogen/progress.jsonl; cat /etc/ogen/journal"
+    )
     box.serves()
 
 
@@ -444,6 +451,60 @@ def test_two_controllers(box: Box) -> None:
     assert "test" in str(second.error)
     assert results[0].status == "applied"
     assert box.context() == 16384
+
+
+# ------------------------------------------------------------------------------- further kinds of parts
+GGUF = """\
+version: 1
+ssh: {{user: admin, become: true, key: key}}
+ollama: {{version: 0.32.15}}
+models:
+  own: {{from: {{Q4_K_M: ./own.gguf}}, card: llama3.1-8b, context: 4096, replicas: fill}}
+hosts:
+  solo: {{address: {address}, gpus: [{{model: RTX 3090, count: 2}}]}}
+"""
+SHARED = INVENTORY + "  side: {{hosts: [solo], listen: 8088, routing: single, pool: chat, into: conf.d}}\n"
+
+
+def test_a_model_from_a_file_of_the_control_machine(box: Box) -> None:
+    box.applied()
+    (box.folder / "own.gguf").write_bytes(b"GGUF" + os.urandom(9 * 1024 * 1024))
+    target = box.target(text=GGUF)
+    assert list(target.uploads.values()) == [str(box.folder / "own.gguf")]
+    told: list[push.Event] = []
+    result = box.apply(target, told.append)
+    assert result.status == "applied", result.error
+    assert any(e.phase == "models" and e.percent == 100.0 for e in told)
+    running = json.loads(box.sh("curl -s http://127.0.0.1:11435/api/ps"))["models"]
+    assert [m["name"] for m in running] == ["own:latest"]
+    assert box.sh("systemctl is-active ogen-balancer-api", check=False).strip() in ("inactive", "unknown")
+    assert box.apply(box.target(text=GGUF)).status == "unchanged"
+    assert box.apply(box.target()).status == "applied"
+    box.serves()
+
+
+def test_a_file_within_the_machines_own_nginx(box: Box) -> None:
+    box.applied()
+    box.sh("rm -f /etc/nginx/sites-enabled/default; systemctl start nginx")
+    result = box.apply(box.target(text=SHARED))
+    assert result.status == "applied", f"{result.error} {result.error and result.error.log}"
+    assert ask(f"http://{box.lab.address('solo')}:8088", "chat")[1]["done"]
+    assert box.apply(box.target(text=SHARED)).status == "unchanged"
+    pid = box.sh("systemctl show -p MainPID --value nginx")
+    bad = box.target(
+        text=SHARED, change=edit("conf.d/ogen-side.conf", r"listen .*8088;", "listen 8088 nonsense;")
+    )
+    refused = box.apply(bad)
+    assert isinstance(refused.error, RolledBack)
+    assert "nonsense" in str(refused.error)
+    assert ask(f"http://{box.lab.address('solo')}:8088", "chat")[1]["done"]
+    assert box.apply(box.target()).status == "applied"
+    assert box.sh("ls /etc/nginx/conf.d") == ""
+    assert box.sh("systemctl show -p MainPID --value nginx") == pid
+    assert (
+        box.sh("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8088/", check=False).strip() == "000"
+    )
+    box.sh("systemctl stop nginx")
 
 
 # ------------------------------------------------------------------------------------- becoming root

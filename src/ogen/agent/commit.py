@@ -6,6 +6,7 @@ abort: nothing changed   forward once, else back       forward to END      nothi
 
 from __future__ import annotations
 
+import traceback
 from typing import Any, Dict, List, Optional
 
 from . import prove, store, systemd
@@ -23,8 +24,11 @@ from .transaction import (
     collect,
     drop_links,
     flip,
+    late,
     quiet,
 )
+
+NGINX = "nginx.service"  # the machine's own
 
 
 class Transaction:
@@ -48,20 +52,24 @@ class Transaction:
 
     # ------------------------------------------------------------------------------ forward
     def run(self) -> Result:
-        """Forward; back if something can't be proven. Raises nothing but for a broken disk."""
+        """Forward; back if something can't be proven, or goes wrong in any other way."""
         try:
             self.forward()
         except AgentError as error:
             return self.back(error)
         except OSError as error:
             return self.back(AgentError("the host's disk failed: %s" % error))
+        except Exception as error:  # a mistake of ours must not leave the host in between
+            traceback.print_exc()
+            return self.back(AgentError("the agent failed: %r" % error))
         return self.finish()
 
     def forward(self) -> None:
         self.tell("commit", "flip", None)
         self.record("FLIP")
         flip(self.host, self.first["to"])
-        add_links(self.host, self.first["add"], late=True)
+        drop_links(self.host, late(self.first["remove"]))
+        add_links(self.host, self.first["add"], after_flip=True)
         if self.host.live:
             self.systemd.reload_files()
             self.hold_off()
@@ -70,6 +78,7 @@ class Transaction:
             self.rest(self.wish, self.force)
             self.tell("commit", "stop what is no longer listed", None)
             self.stop(systemd.removed(self.wish, self.force))
+            self.reload_shared()
         self.record("PROVEN")
 
     def hold_off(self) -> None:
@@ -78,10 +87,9 @@ class Transaction:
         self.stop(others + systemd.in_the_way(self.wish, self.force))
 
     def stop(self, units: List[str]) -> None:
+        """A unit whose file is gone already ("not-found") may still run, and is stopped like any other."""
         seen = systemd.states(self.host.machine, units)
-        self.systemd.do(
-            "stop", [u for u in units if seen[u].active != "inactive" and seen[u].loaded != "not-found"]
-        )
+        self.systemd.do("stop", [u for u in units if seen[u].active not in ("inactive", "failed")])
 
     def move(self, wish: store.Manifest, force: store.Manifest, kinds: List[str]) -> Dict[str, str]:
         """Starts and restarts the units of these kinds that need it; returns what it did."""
@@ -127,8 +135,9 @@ class Transaction:
         moves = self.move(wish, force, ["balancer"])
         for proof in wish["balancers"]:
             if proof["unit"] not in moves and prove.balancer_hash(self.host.machine, proof) != proof["hash"]:
-                self.tell("reload", proof["unit"], None)
-                self.systemd.do("reload", [proof["unit"]])
+                verb = "reload" if before[proof["unit"]].up else "start"
+                self.tell(verb, proof["unit"], None)
+                self.systemd.do(verb, [proof["unit"]])
                 prove.balancer(self.host.machine, proof, self.patience, before[proof["unit"]].pid)
                 self.record("RELOADED", unit=proof["unit"])
             elif proof["unit"] in moves and not self.quick:
@@ -161,7 +170,7 @@ class Transaction:
         try:
             self.record("REVERTING", why=error.message)
             self.restore()
-        except (AgentError, OSError) as worse:
+        except Exception as worse:  # whatever it is: the host is not what it was
             return self.stuck(error, worse)
         result = self.result("rolled_back", error.message, error)
         audit(self.host, self.first, result, self.host.machine.now() - self.started)
@@ -170,12 +179,12 @@ class Transaction:
 
     def restore(self) -> None:
         wish, force = self.force, self.wish  # the other way round
-        drop_links(self.host, {p: t for p, t in self.first["add"].items() if p.startswith("/etc/nginx/")})
+        drop_links(self.host, late(self.first["add"]))
         flip(self.host, self.first["from"])
         old = self.host.store.links(self.first["from"])
         drop_links(self.host, {p: t for p, t in self.first["add"].items() if p not in old})
-        for late in (False, True):
-            add_links(self.host, old, late)
+        for after_flip in (False, True):
+            add_links(self.host, old, after_flip)
         if self.host.live:
             self.restart_old(wish, force)
         self.read_back()
@@ -194,6 +203,13 @@ class Transaction:
         others = [u for u in self.first["active"] if u not in ours]
         seen = systemd.states(self.host.machine, others)
         self.systemd.do("start", [u for u in others if not seen[u].up])
+        self.reload_shared()
+
+    def reload_shared(self) -> None:
+        """The machine's own nginx, when a file of ours in it came or went without a proof of its own."""
+        changed = late(self.first["add"]) or late(self.first["remove"])
+        if changed and systemd.states(self.host.machine, [NGINX])[NGINX].up:
+            self.systemd.do("reload", [NGINX])
 
     def stop_new(self, units: List[str]) -> None:
         """Stopping what the new release brought must not keep the old one from coming back."""
@@ -216,7 +232,11 @@ class Transaction:
         message = "%s; and the previous release could not be proven: %s" % (error.message, worse)
         log = list(error.log) + list(getattr(worse, "log", ()))
         result = self.result(
-            "stuck", message, AgentError(message, "see `ogen status`; then apply again", log)
+            "stuck",
+            message,
+            AgentError(
+                message, "read the unit's journal on the host, mend what it names, then apply again", log
+            ),
         )
         audit(self.host, self.first, result, self.host.machine.now() - self.started)
         self.record("STUCK", why=message)

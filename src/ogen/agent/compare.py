@@ -169,7 +169,8 @@ def _running(disk: Disk, machine: Machine, wish: store.Manifest, own: store.Mani
     report["reload"] = [
         proof["unit"]
         for proof in wish["balancers"]
-        if decisions.get(proof["unit"]) == "keep" and prove.balancer_hash(machine, proof) != proof["hash"]
+        if decisions.get(proof["unit"], "keep") == "keep"
+        and prove.balancer_hash(machine, proof) != proof["hash"]
     ]
     report["models"] = [m["name"] for m in librarian.missing(wish)]
     return report

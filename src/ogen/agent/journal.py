@@ -33,7 +33,10 @@ def parse(data: bytes) -> List[Record]:
         if record is not None:
             records.append(record)
         elif number < len(lines) - 1 and any(lines[number + 1 :]):
-            raise Broken("line %d of %s is damaged" % (number + 1, PATH), "apply again: it starts from the release in force")
+            raise Broken(
+                "line %d of %s is damaged" % (number + 1, PATH),
+                "apply again: it starts from the release in force",
+            )
     return records
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shlex
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from . import machine as tools
 from . import store
@@ -22,6 +22,8 @@ DEFAULT_HOST = "registry.ollama.ai"
 MARGIN = 1 << 30  # bytes that stay free on the models' disk
 
 Tell = Callable[[str, Optional[float]], None]
+#: a file of the control machine by its digest: its size, and its content in parts
+Fetch = Callable[[str], Tuple[int, Iterator[bytes]]]
 
 
 def manifest_path(reference: str) -> str:
@@ -122,7 +124,9 @@ def _advice(text: str) -> Optional[str]:
 
 
 # ---------------------------------------------------------------------------- the work at stage
-def provide(machine: Machine, manifest: store.Manifest, unit_text: str, tell: Tell) -> List[str]:
+def provide(
+    machine: Machine, manifest: store.Manifest, unit_text: str, fetch: Fetch, tell: Tell
+) -> List[str]:
     """Makes all models of the release; returns the names of those that it created."""
     wanted = missing(manifest)
     if not wanted:
@@ -134,11 +138,40 @@ def provide(machine: Machine, manifest: store.Manifest, unit_text: str, tell: Te
     try:
         _await(machine, port)
         for number, model in enumerate(wanted, 1):
-            prefix = "model %d of %d, " % (number, len(wanted))
-            _make(machine, port, where, model, lambda text, part, p=prefix: tell(p + text, part))  # type: ignore[misc]
+            named = _prefixed(tell, "model %d of %d, " % (number, len(wanted)))
+            for digest in digests(model):
+                _send(machine, port, where, digest, fetch, named)
+            _make(machine, port, where, model, named)
     finally:
         machine.run(["systemctl", "stop", UNIT + ".service"])
     return [m["name"] for m in wanted]
+
+
+def _prefixed(tell: Tell, prefix: str) -> Tell:
+    return lambda text, part: tell(prefix + text, part)
+
+
+def digests(model: Dict[str, Any]) -> List[str]:
+    """The files of the control machine that a model is made from."""
+    parts = [*model["request"].get("files", {}).values(), *model["request"].get("adapters", {}).values()]
+    return [part for part in parts if str(part).startswith("sha256:")]
+
+
+def _send(machine: Machine, port: int, where: str, digest: str, fetch: Fetch, tell: Tell) -> None:
+    if _blob(where, digest.replace(":", "-"), None):
+        return
+    size, parts = fetch(digest)
+
+    def counted() -> Iterator[bytes]:
+        sent = 0
+        for part in parts:
+            yield part
+            sent += len(part)
+            tell("file %s" % digest[7:19], round(100.0 * sent / size, 1) if size else None)
+
+    answer = machine.upload(port, "/api/blobs/" + digest, size, counted(), timeout=600.0)
+    if answer.status not in (200, 201):
+        raise AgentError("the librarian does not take file %s: %s" % (digest[:19], answer.text[:200]))
 
 
 def _make(machine: Machine, port: int, where: str, model: Dict[str, Any], tell: Tell) -> None:

@@ -22,12 +22,20 @@ INODES = 256  # files that must stay free for the rest of the transaction
 class Stage:
     """Writes a release into `releases/.new`, and gives it its name when it is complete."""
 
-    def __init__(self, disk: Disk, tools: Machine, manifest: store.Manifest, contents: Contents) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        tools: Machine,
+        manifest: store.Manifest,
+        contents: Contents,
+        fetch: librarian.Fetch,
+    ) -> None:
         self.disk = disk
         self.machine = tools
         self.store = Store(disk)
         self.manifest = manifest
         self.contents = contents
+        self.fetch = fetch
         self.release = store.identify(manifest)
         self.folder = "%s/.new" % store.RELEASES
 
@@ -106,6 +114,7 @@ class Stage:
                 self.machine,
                 self.manifest,
                 self._librarian_unit(),
+                self.fetch,
                 lambda text, part: tell("models", text, part),
             )
         self._views()

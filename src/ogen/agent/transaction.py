@@ -151,13 +151,19 @@ def _active(host: Host, wish: store.Manifest, force: store.Manifest) -> List[str
     if not host.live:
         return []
     names = [u["name"] for u in force["units"]] + systemd.held_off(wish)
+    names += [p["unit"] for p in force["balancers"] if p["unit"] not in names]  # the machine's own nginx
     found = systemd.states(host.machine, names)
     return [name for name in names if found[name].up]
 
 
-def add_links(host: Host, links: store.Links, late: bool) -> None:
+def late(links: store.Links) -> store.Links:
+    return {path: target for path, target in links.items() if path.startswith(LATE)}
+
+
+def add_links(host: Host, links: store.Links, after_flip: bool) -> None:
+    """Those that may dangle for a moment before the flip, the others after it."""
     for path, target in sorted(links.items()):
-        if path.startswith(LATE) == late:
+        if path.startswith(LATE) == after_flip:
             host.disk.folder(path.rsplit("/", 1)[0])
             host.disk.symlink(target, path)
 
@@ -170,7 +176,7 @@ def drop_links(host: Host, links: store.Links) -> None:
         if host.disk.link(path) == target:
             host.disk.remove(path)
             folder = path.rsplit("/", 1)[0]
-            if folder.endswith((".wants", ".requires", ".d")):
+            if folder.startswith(store.UNITS + "/"):
                 host.disk.remove_empty(folder)
 
 

@@ -18,7 +18,7 @@ from .machine import Machine
 _FOLDERS = ("RuntimeDirectory", "/run"), ("LogsDirectory", "/var/log"), ("StateDirectory", "/var/lib")
 _FINE = ("syntax is ok", "test is successful")
 
-#: $1 is the staged tree; what follows are the folders to make, "--", and the command
+#: $1 is the staged tree; then folders to make and links to make (PATH=TARGET), "--", and the command
 _SANDBOX = """
 set -e
 mount --make-rprivate /
@@ -32,7 +32,19 @@ for folder in /var/log /var/lib/nginx; do
     if [ -d "$folder" ]; then mount -t tmpfs -o mode=755 tmpfs "$folder"; fi
 done
 mkdir -p /var/log/nginx /var/log/ogen
-while [ "$1" != -- ]; do mkdir -p "$1"; shift; done; shift
+if [ -d /etc/nginx/conf.d ]; then
+    cp -a /etc/nginx/conf.d /run/.ogen-conf.d
+    mount -t tmpfs -o mode=755 tmpfs /etc/nginx/conf.d
+    cp -a /run/.ogen-conf.d/. /etc/nginx/conf.d
+    find /etc/nginx/conf.d -lname '/etc/ogen/current/*' -delete
+fi
+while [ "$1" != -- ]; do
+    case $1 in
+    *=*) ln -s "${1#*=}" "${1%%=*}" ;;
+    *) mkdir -p "$1" ;;
+    esac
+    shift
+done; shift
 exec "$@"
 """
 
@@ -52,9 +64,9 @@ def validate(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str) 
     return []
 
 
-def sandboxed(machine: Machine, disk: Disk, tree: str, folders: List[str], command: List[str]) -> List[str]:
+def sandboxed(machine: Machine, disk: Disk, tree: str, made: List[str], command: List[str]) -> List[str]:
     """The lines that a command prints; the last one tells a bad exit status."""
-    shell = ["unshare", "-m", "sh", "-c", _SANDBOX, "sandbox", disk.real(tree), *folders, "--", *command]
+    shell = ["unshare", "-m", "sh", "-c", _SANDBOX, "sandbox", disk.real(tree), *made, "--", *command]
     done = machine.run(shell, timeout=120.0)
     return done.lines + (["exit status %d" % done.code] if done.code else [])
 
@@ -75,11 +87,22 @@ def units(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str) -> 
 
 # ---------------------------------------------------------------------------------------- nginx
 def nginx(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str, proof: store.Entry) -> None:
-    unit = _unit_text(disk, manifest, tree, proof["unit"])
-    program = _program(unit)
-    folders = unit_folders(unit)
-    lines = sandboxed(machine, disk, tree, folders, [program, "-t", "-c", proof["config"]])
-    lines = [line for line in lines if not line.endswith(_FINE)]
+    """A configuration of ogen's own, or a file within the machine's: then the machine's is tested."""
+    if proof["config"].startswith(store.CURRENT + "/"):
+        unit = _unit_text(disk, manifest, tree, proof["unit"])
+        lines = sandboxed(machine, disk, tree, unit_folders(unit), [*_program(unit, proof["config"]), "-t"])
+        lines = [line for line in lines if not line.endswith(_FINE)]
+    else:
+        links = [
+            "%s=%s/root%s" % (e["path"], store.CURRENT, e["path"])
+            for e in manifest["files"]
+            if e["path"].startswith("/etc/nginx/conf.d/")
+        ]
+        lines = sandboxed(machine, disk, tree, links, ["nginx", "-t"])
+        bad = (lines and lines[-1].startswith("exit status")) or any(
+            proof["config"] in line for line in lines
+        )
+        lines = lines if bad else []
     if lines:
         raise Refused("nginx does not take %s: %s" % (proof["config"], lines[0]), log=lines[-20:])
 
@@ -90,9 +113,11 @@ def _unit_text(disk: Disk, manifest: store.Manifest, tree: str, name: str) -> st
     return disk.read("%s/%s" % (tree, entry["stored"])).decode("utf-8", "replace") if entry else ""
 
 
-def _program(unit: str) -> str:
+def _program(unit: str, config: str) -> List[str]:
+    """The unit's own command line, so that what is tested is what will run."""
     commands = [value for key, value in librarian.service_lines(unit) if key == "ExecStart"]
-    return shlex.split(commands[-1])[0].lstrip("-@:+!") if commands else "nginx"
+    words = shlex.split(commands[-1]) if commands else ["nginx", "-c", config]
+    return [words[0].lstrip("-@:+!"), *words[1:]]
 
 
 def unit_folders(unit: str) -> List[str]:

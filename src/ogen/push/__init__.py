@@ -27,6 +27,7 @@ from .results import (
     ignore,
 )
 from .rollout import Rollout, each, failure
+from .uploads import resolve
 
 __all__ = [
     "Comparison",
@@ -55,13 +56,14 @@ _DEFAULT = Options()
 
 
 def targets(plan: Plan, releases: Iterable[Release]) -> tuple[Target, ...]:
-    """Releases with their hosts, and the instances that their balancers list."""
+    """Releases with their hosts, the instances that their balancers list, and files to send for models."""
     by_host = {r.host: r for r in releases}
-    return tuple(
-        Target(host.host, by_host[host.host.name], _needs(plan, host.host.name))
-        for host in plan.hosts
-        if host.host.name in by_host
-    )
+    found = []
+    for host in plan.hosts:
+        if host.host.name in by_host:
+            release, files = resolve(plan, host, by_host[host.host.name])
+            found.append(Target(host.host, release, _needs(plan, host.host.name), files))
+    return tuple(found)
 
 
 def _needs(plan: Plan, name: str) -> frozenset[tuple[str, str]]:

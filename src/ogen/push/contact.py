@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..agent import frames
@@ -15,6 +16,7 @@ from .bundle import bundle
 from .pipes import Pipe, ProcessPipe
 from .results import Comparison, Event, OnEvent, Options, comparison, ignore
 
+PART = 4 * 1024 * 1024  # bytes of a file in one frame
 Reply = tuple[dict[str, Any], bytes]
 
 
@@ -30,6 +32,7 @@ class Contact:
         self.pipe = pipe
         self.options = options
         self.on_event = on_event
+        self.uploads: Mapping[str, str] = {}  # digest → path: what the agent may ask for
 
     def tell(self, phase: str, message: str = "", percent: float | None = None) -> None:
         self.on_event(Event(self.host.name, phase, message, percent))
@@ -44,8 +47,11 @@ class Contact:
         reply, texts = self.ask({"op": "compare", "manifest": release.manifest(), "text": text})
         return comparison(self.host.name, reply["report"], texts)
 
-    def apply(self, release: Release, seen: Comparison) -> Mapping[str, Any]:
+    def apply(
+        self, release: Release, seen: Comparison, uploads: Mapping[str, str] | None = None
+    ) -> Mapping[str, Any]:
         """Stages and commits; raises for all but success. The result is the agent's."""
+        self.uploads = uploads or {}
         contents = {f.sha256: f.content for f in release.files if f.sha256 in seen.missing}
         request = {
             "op": "apply",
@@ -116,8 +122,25 @@ class Contact:
                 self.tell(str(reply["event"]), str(reply["text"]), reply.get("percent"))
             elif reply.get("reply") == "error":
                 raise self._error(reply)
+            elif reply.get("reply") == "want":
+                self._upload(str(reply["digest"]))
             else:
                 return reply, more
+
+    def _upload(self, digest: str) -> None:
+        """Sends a file in parts; the agent verifies it by its digest."""
+        if digest not in self.uploads:
+            raise RemoteError(f"the agent asks for {digest}, which is no file of ours", host=self.host.name)
+        path = Path(self.uploads[digest])
+        size, sent = path.stat().st_size, 0
+        with path.open("rb") as file:
+            while True:
+                data = file.read(PART)
+                sent += len(data)
+                last = sent >= size or not data
+                self.pipe.send(frames.pack({"op": "part", "size": size, "last": last}, data))
+                if last:
+                    return
 
     def _frame(self) -> Reply:
         try:

@@ -61,6 +61,7 @@ class Target:
     host: Host
     release: Release
     needs: frozenset[tuple[str, str]] = frozenset()  # (host, instance)
+    uploads: Mapping[str, str] = field(default_factory=dict)  # digest → path of a file to send for a model
 
 
 @dataclass(frozen=True, slots=True)

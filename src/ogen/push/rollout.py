@@ -174,7 +174,7 @@ class Rollout:
             error: HostError = RemoteError("not started: interrupted", host=name)
             return replace(failure(error, seen=seen), status="withheld")
         try:
-            done = self.contacts[name].apply(target.release, seen)
+            done = self.contacts[name].apply(target.release, seen, target.uploads)
         except HostError as failed:
             return failure(failed, time.monotonic() - begun, seen)
         return HostResult(
