@@ -220,13 +220,16 @@ class Transaction:
             self.host.machine.run(["systemctl", "reset-failed", "--", *loaded])
 
     def read_back(self) -> None:
-        """What is in force again is what was in force before, file by file."""
+        """What is in force again is what was in force before: links, and every file's hash."""
         name = self.first["from"]
         if self.host.store.current != name:
             raise AgentError("current names %s, not %s" % (self.host.store.current, name))
         for path, target in self.host.store.links(name).items():
             if self.host.disk.link(path) != target:
                 raise AgentError("%s does not lead to the release" % path)
+        damage = set(self.host.store.damage(name)) - set(self.first["edited"]) if name else set()
+        if damage:
+            raise AgentError("files of the release have changed: %s" % ", ".join(sorted(damage)))
 
     def stuck(self, error: AgentError, worse: Exception) -> Result:
         message = "%s; and the previous release could not be proven: %s" % (error.message, worse)

@@ -139,6 +139,7 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
         "add": add,
         "remove": remove,
         "active": _active(host, wish, force),
+        "edited": host.store.damage(current) if current else [],
         "boot": host.machine.boot(),
         "patience": request.patience._asdict(),
     }
