@@ -184,7 +184,7 @@ def test_client_options_need_a_router_that_reads_requests():
 
 def test_a_pool_of_one_is_noted():
     found = messages(fleet([host("a", "RTX 3090"), EDGE], [model("chat")], [balancer()]))
-    assert any("chat: one instance each" in message for message in found)
+    assert any("chat has one instance" in message for message in found)
 
 
 def test_a_blind_balancer_over_unequal_instances_is_warned_of():
@@ -196,6 +196,20 @@ def test_a_blind_balancer_over_unequal_instances_is_warned_of():
 def test_a_partial_placement_is_remarked():
     found = messages(fleet([host("a", "RTX 3060")], [model("coder", gpu_layers_at_least=1)]))
     assert any("of 65 layers on the card" in message for message in found)
+
+
+def test_unequal_contexts_are_noted():
+    wish = model("chat", context=65536, at_least=2048, parallel=4)
+    found = messages(fleet([host("a", "RTX 3060", "A100 80GB")], [wish]))
+    assert any("on a/gpu0 and 65536 elsewhere; clients can count on" in message for message in found)
+
+
+def test_a_pinned_server_that_may_evict_is_warned_of():
+    """Loaded in their order both stay; the larger one, were it to come back alone, would not be let in."""
+    pin = Pin((0,), ("writer", "chat"))
+    models = [model("writer", context=24576, replicas=0), model("chat", context=16384, replicas=0)]
+    found = messages(fleet([host("a", "RTX 3090", pins=(pin,))], models))
+    assert any("evicts chat" in message for message in found)
 
 
 def test_what_fit_notes_is_passed_on():

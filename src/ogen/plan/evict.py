@@ -9,18 +9,17 @@ from ..fit import evicts
 from .board import Board, Seat
 
 
-def eviction(board: Board, bundle: Sequence[Seat]) -> str | None:
+def eviction(board: Board, bundle: Sequence[Seat], *, in_order: bool = False) -> str | None:
     """Why the models of one server would not all stay; None where they do.
 
-    A pinned server is asked whether its models stay when they are loaded in their order. Where the planner
-    may as well start another server, each model must also be able to come last, as after a crash. Models
-    that take turns are meant to leave, and a host without a card has no such rule.
+    Each must be able to come last, as after a crash; with `in_order` only as they are loaded at the start.
+    Models that take turns are meant to leave, and a host without a card has no such rule.
     """
     if bundle[0].takes_turns or not bundle[0].gpus or len(bundle) < 2:
         return None
     rule = "80 %" if era(bundle[0].host.ollama.version) is Era.C else "all"
     for number, loading in enumerate(bundle):
-        before = bundle[:number] if loading.pin else [seat for seat in bundle if seat is not loading]
+        before = bundle[:number] if in_order else [seat for seat in bundle if seat is not loading]
         total = sum(gpu.vram - gpu.reserve for gpu in loading.gpus)
         resident = _resident(board, loading, before)
         if before and evicts(loading.fit.shape, loading.fit.settings, total, [resident]):

@@ -82,7 +82,7 @@ def conflict(board: Board, bundle: list[Seat], seat: Seat) -> str | None:
         reason = _server_conflict(other, seat) or _file_conflict(other, seat)
         if reason:
             return reason
-    return eviction(board, [*bundle, seat])
+    return eviction(board, [*bundle, seat], in_order=seat.pin is not None)
 
 
 def _server_conflict(one: Seat, two: Seat) -> str | None:
@@ -164,6 +164,7 @@ def _base_port(host: Host, gpus: tuple[Gpu, ...]) -> int:
 
 def _instance(board: Board, host: Host, name: str, port: int, bundle: list[Seat]) -> Instance:
     pin = bundle[0].pin
+    risk = eviction(board, bundle)  # of a pin: another server is not started for it
     alone = all(len(board.tenants[spot]) == 1 for seat in bundle for spot in seat.spots)
     return Instance(
         host=host.name,
@@ -180,7 +181,7 @@ def _instance(board: Board, host: Host, name: str, port: int, bundle: list[Seat]
                 verdict=seat.fit.verdict,
                 concessions=seat.fit.concessions,
                 slots=1 if seat.fit.single_slot else seat.fit.settings.parallel,
-                notes=seat.fit.notes,
+                notes=(*seat.fit.notes, *((risk,) if risk and seat is bundle[0] else ())),
             )
             for seat in bundle
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from ..fit.account import margin
@@ -56,7 +56,7 @@ class HostRow:
 
     @property
     def names(self) -> str:
-        return ", ".join(host.name for host in self.hosts)
+        return listed([host.name for host in self.hosts])
 
 
 def rows(plan: Plan, only: Iterable[str] | None = None) -> tuple[HostRow, ...]:
@@ -163,9 +163,14 @@ def concessions_of(placement: Placement) -> tuple[str, ...]:
 
 def pool_line(pool: Pool) -> tuple[str, str, str, str]:
     """Names, members, slots and context of a pool, as words."""
-    members = [f"{m.host}/{m.instance}" for m in pool.members]
-    shown = ", ".join(members[:6]) + (f" and {len(members) - 6} more" if len(members) > 6 else "")
-    return ", ".join(pool.names), shown, str(sum(m.slots for m in pool.members)), str(pool.context)
+    members = listed([f"{m.host}/{m.instance}" for m in pool.members])
+    return ", ".join(pool.names), members, str(sum(m.slots for m in pool.members)), str(pool.context)
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names with commas; of many the first, and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def headline(plan: Plan) -> str:

@@ -10,8 +10,6 @@ from .entries import EVERYTHING
 from .model import Entry, Instance, Placement, Pool, Remark
 from .pins import is_out
 
-_NEAR_LAN = "one LAN or one front proxy is one /24"
-
 
 def remarks_on(
     inventory: Inventory,
@@ -24,6 +22,7 @@ def remarks_on(
         *(Remark(note.message, note.where, note.hint, note.severity) for note in notes(inventory)),
         *_cards(inventory, instances),
         *_placements(inventory, instances),
+        *_contexts(inventory, instances),
         *(remark for entry in entries for remark in _balancer(entry, instances)),
     ]
     return tuple(dict.fromkeys(found))
@@ -110,6 +109,29 @@ def _partial(placement: Placement) -> str:
     return ", ".join(parts or ["not all of it on the card"])
 
 
+def _contexts(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
+    """Models whose instances differ in context: clients can count on the smallest only."""
+    smallest: dict[str, tuple[int, str]] = {}
+    largest: dict[str, int] = {}
+    for mine in instances.values():
+        for instance in mine:
+            for placement in instance.placements:
+                name, context = placement.model.name, placement.settings.context
+                here = (context, f"{instance.host}/{instance.name}")
+                smallest[name] = min(smallest.get(name, here), here)
+                largest[name] = max(largest.get(name, 0), context)
+    for model in inventory.models:
+        if model.name in smallest and smallest[model.name][0] < largest[model.name]:
+            context, place = smallest[model.name]
+            yield Remark(
+                f"{model.name}: context is {context} on {place} and {largest[model.name]} elsewhere; "
+                f"clients can count on {context}",
+                model.where,
+                hint="raise context.at_least, or keep it off small cards with `on:`",
+                severity="note",
+            )
+
+
 def _model(model: Model) -> Iterator[Remark]:
     if model.replicas == 0:
         yield Remark(f"{model.name} has no replicas: nobody serves it", model.where, severity="note")
@@ -122,8 +144,8 @@ def _balancer(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> It
     mixed = any(len({member.weight for member in pool.members}) > 1 for pool in entry.pools)
     if balancer.strategy == "ip_hash" and several:
         yield Remark(
-            f"balancer {balancer.name}: ip_hash sends a whole /24 to one instance, and {_NEAR_LAN}: "
-            "of 8 instances one got 100 % of 40 clients' requests (mean wait 27 s, least_conn 0.05 s)",
+            f"balancer {balancer.name}: ip_hash sends a whole /24, so a LAN or a front proxy, to one "
+            "instance: one of 8 got 100 % of 40 clients' requests (mean wait 27 s, least_conn 0.05 s)",
             balancer.where,
             hint="strategy: hash with hash_key: api_key (or header:NAME): one instance to each client",
         )
@@ -144,9 +166,10 @@ def _balancer(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> It
         )
     single = [pool.name for pool in entry.pools if len(pool.members) == 1]
     if single:
+        have = "has one instance" if len(single) == 1 else "have one instance each"
         yield Remark(
-            f"balancer {balancer.name}: {', '.join(single)}: one instance each; nginx ignores max_fails "
-            "for it, and its restart is an outage",
+            f"balancer {balancer.name}: {', '.join(single)} {have}: nginx ignores max_fails there, "
+            "and a restart is an outage",
             balancer.where,
             severity="note",
         )

@@ -16,6 +16,7 @@ from .picture import (
     context_of,
     gib,
     headline,
+    listed,
     quant_of,
     rows,
     verdict_of,
@@ -116,13 +117,14 @@ def _entry(entry: Entry) -> str:
     for pool in entry.pools:
         port = f" :{entry.ports[pool.name]}" if pool.name in entry.ports else ""
         weights = len({member.weight for member in pool.members}) > 1
-        members = ", ".join(
-            f"{m.host}/{m.instance}" + (f" ×{m.weight}" if weights else "") for m in pool.members
+        members = listed(
+            [f"{m.host}/{m.instance}" + (f" ×{m.weight}" if weights else "") for m in pool.members]
         )
         slots = sum(member.slots for member in pool.members)
         lines.append(
-            f"<tr><th scope=row>{_text(', '.join(pool.names))}{port}</th><td>{_text(members)}</td>"
-            f"<td>{slots}</td><td>{pool.context}</td></tr>"
+            f"<tr><th scope=row>{_text(', '.join(pool.names))}{port}</th>"
+            f"<td data-label=members>{_text(members)}</td>"
+            f"<td data-label=slots>{slots}</td><td data-label=context>{pool.context}</td></tr>"
         )
     return (
         f"<section><h2>Balancer {_text(balancer.name)}</h2><p class=sub>{_text(', '.join(entry.hosts))}, "
