@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable
@@ -93,6 +94,11 @@ def seconds(value: object) -> str:
     return f"{number:.0f}s" if number == int(number) else f"{number * 1000:.0f}ms"
 
 
+def whole_seconds(value: object) -> str:
+    """A duration where nginx knows no milliseconds; rounded up."""
+    return f"{math.ceil(float(str(value)))}s"
+
+
 def server_address(value: object) -> str:
     """An address as in `server ADDRESS:PORT`; IPv6 in brackets."""
     text = str(value)
@@ -167,6 +173,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "nginx": nginx,
     "nginx_exactly": nginx_exactly,
     "seconds": seconds,
+    "whole_seconds": whole_seconds,
     "server_address": server_address,
     "js": js,
     "shell": shell,
