@@ -104,7 +104,8 @@ def refusal(pipe: Pipe, begun: Start, host: Host) -> HostError:
             hint = f"add to sudoers: {user} ALL=(root) NOPASSWD: ALL"
         last = log[-1] if log else "it says nothing"
         return BecomeError(f"root can't be had: {last}", host=host.name, log=log, hint=hint)
-    return RemoteError("the agent does not start", host=host.name, log=log)
+    why = log[-1].removeprefix("ogen: ") if log else "it says nothing"
+    return RemoteError(f"the agent does not start: {why}", host=host.name, log=log)
 
 
 def _lacks_python(said: str, host: Host) -> bool:
