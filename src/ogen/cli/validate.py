@@ -13,13 +13,15 @@ from . import console, options
 @options.inventory
 @options.shape("text", "json", "github")
 def command(path: Path, shape: str) -> None:
-    """Check an inventory: every error at once.
+    """Check an inventory: every error at once; then whether it fits.
 
     Nothing is contacted, no secret is read, no command is run.
     """
     from ..inventory import load
+    from ..plan import plan
 
     inventory = load(path)
+    plan(inventory)
     counts = {
         "hosts": len(inventory.hosts),
         "cards": sum(len(host.gpus) for host in inventory.hosts),

@@ -179,6 +179,10 @@ def _balancer(balancer: Balancer, names: Names) -> None:
             faults.add(
                 f"{subject}: '{key}' is for {setting}: {needed}", node.where, f"set {setting}: {needed}"
             )
+    into = names.node("balancers", balancer.name, "into")
+    if into and balancer.into == "conf.d" and balancer.routing == "by_model":
+        message = f"{subject}: a file in conf.d can't load the module that routing by_model needs"
+        faults.add(message, into.where, "set routing: per_port or single, or leave 'into' out")
     record = names.node("balancers", balancer.name)
     if balancer.strategy == "hash" and not (record and "hash_key" in record.keys):
         node = names.node("balancers", balancer.name, "strategy")
