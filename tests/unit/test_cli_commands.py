@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -206,21 +205,7 @@ def test_trust_shows_pins_and_refuses(tmp_path: Path, monkeypatch: pytest.Monkey
         assert "revokes the key" in run("trust", path, "--yes").stderr
 
 
-# ---------------------------------------------------------------------------------------- speed
-@pytest.mark.parametrize(("args", "limit"), [(["--version"], 0.15), (["validate", "INVENTORY"], 0.35)])
-def test_start_up_is_quick(inventory: Path, args: list[str], limit: float) -> None:
-    """Best of ten; more tries where the machine is busy with something else."""
-    words = [str(inventory) if word == "INVENTORY" else word for word in args]
-    best = 9.9
-    for attempt in range(40):
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "ogen", *words], check=True, capture_output=True)
-        best = min(best, time.perf_counter() - begun)
-        if best < limit and attempt >= 2:
-            break
-    assert best < limit
-
-
+# ------------------------------------------------------------------------------------- start-up
 def test_validate_imports_neither_paramiko_nor_rich(inventory: Path) -> None:
     code = (
         "import sys\nfrom ogen.cli import main\n"

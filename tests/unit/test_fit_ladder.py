@@ -1,7 +1,5 @@
 """The ladder: its order and bounds, and that the first rung that fits is the one chosen."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -234,15 +232,3 @@ def test_no_bound_is_passed_and_savings_add_up(candidates, wishes, gib):
     first = next(iter(ladder(candidates, wishes)))
     wished = account(candidates[0][1], first.settings).total_gpu_bytes
     assert sum(c.saved_bytes for c in choice.concessions) == wished - choice.account.total_gpu_bytes
-
-
-def test_it_is_quick_enough_to_plan_with():
-    """A fleet asks for a few dozen kinds of card and model; the answers for equal cards are shared."""
-    import time
-
-    wishes = Wishes(context=32768, context_at_least=2048, gpu_layers_at_least=1)
-    start = time.perf_counter()
-    for gib in range(6, 48, 2):
-        for tag in ("llama3.1:70b", "qwen3:30b"):
-            choose([(tag, find_model(tag))], replace(wishes, parallel=1 + gib % 3), [card(gib)])
-    assert time.perf_counter() - start < 3

@@ -47,10 +47,10 @@ def test_there_are_enough_of_them() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_mistake_is_named_at_its_line(file: Path) -> None:
     line, text, _ = header(file)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(OgenError) as caught:
         load(file)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     found = [(e.where.line if e.where else 0, f"{e.message} ({e.hint})") for e in each(caught.value)]
     assert any(at == line and text in said for at, said in found), found
     for error in each(caught.value):
@@ -82,10 +82,10 @@ def test_the_editors_schema_agrees(file: Path) -> None:
 def told(tmp_path: Path, text: str) -> OgenError:
     file = tmp_path / "inventory.yaml"
     file.write_text(text)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(OgenError) as caught:
         load(file)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     return caught.value
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from textwrap import dedent
 
@@ -424,9 +423,7 @@ def fleet(hosts: int) -> str:
 
 def test_a_thousand_hosts(tmp_path: Path) -> None:
     file = written(tmp_path, fleet(1000))
-    start = time.process_time()
     found = load(file)
-    assert time.process_time() - start < 8  # about 2 s on an idle machine
     assert (len(found.hosts), sum(len(h.gpus) for h in found.hosts)) == (1000, 8000)
 
 

