@@ -19,7 +19,7 @@ from ogen.errors import (
 )
 from ogen.inventory.model import Host
 from ogen.push.results import HostResult, Outcome, Target
-from ogen.push.rollout import in_force, lacking, stages
+from ogen.push.rollout import in_force, lacking, stages, together
 from ogen.release.model import BalancerProof, Release
 
 
@@ -77,6 +77,14 @@ def test_a_balancer_lacks_only_what_does_not_serve() -> None:
     assert lacking(EDGE, [EDGE], frozenset()) == [], "hosts outside of --limit are as they were"
 
 
+def test_hosts_that_wait_for_each_other_go_together() -> None:
+    a, b, c = target("a", "gpu0"), target("b", "gpu0"), target("c", "gpu0")
+    lack = {"a": ["b/gpu0"], "b": ["a/gpu0"], "c": ["d/gpu0"]}
+    assert together([a, b], lack) == [a, b]
+    assert together([a, b, c], lack) == [a, b], "d is not coming, so c is not"
+    assert together([a, b, c], lack | {"a": ["c/gpu0"]}) == []
+
+
 @pytest.mark.parametrize(
     ("errors", "code"),
     [
@@ -127,6 +135,41 @@ def test_a_balancer_is_not_switched_to_what_does_not_serve(farm: Farm) -> None:
     assert "b/gpu1" in str(outcome.results[0].error)
     assert outcome.exit_code() == 3
     assert (farm.root("edge") / "root/etc/ogen/current/0.txt").read_text() == "one\n"
+
+
+def both(farm: Farm, text: str, **instances: str) -> list[Target]:
+    """Hosts with instances and a balancer that lists all of them."""
+    needs = frozenset((name, i) for name, some in instances.items() for i in some.split())
+    found = []
+    for name, some in instances.items():
+        made = release(name, text, *some.split())
+        balancer = BalancerProof("b.service", "api", "/etc/ogen/current/0.txt", "/run/s", "h")
+        made = Release(name, made.files, instances=made.instances, balancers=(balancer,))
+        found.append(Target(host(farm, name), made, needs))
+    return found
+
+
+def test_balancers_beside_instances_start_and_grow_together(farm: Farm) -> None:
+    assert statuses(push.apply(both(farm, "one", a="gpu0", b="gpu0"), options(farm))) == {
+        "a": "applied",
+        "b": "applied",
+    }
+    outcome = push.apply(both(farm, "two", a="gpu0 gpu1", b="gpu0", edge=""), options(farm))
+    assert set(statuses(outcome).values()) == {"applied"}
+
+
+def test_a_balancer_host_that_loses_an_instance_comes_last(farm: Farm) -> None:
+    push.apply(both(farm, "one", a="gpu0 gpu1", b="gpu0"), options(farm))
+    events: list[push.Event] = []
+    push.apply(both(farm, "two", a="gpu0", b="gpu0"), options(farm), events.append)
+    assert [e.host for e in events if e.phase == "done"] == ["b", "a"]
+
+
+def test_a_balancer_host_keeps_its_instance_while_another_balancer_was_not_switched(farm: Farm) -> None:
+    push.apply(both(farm, "one", a="gpu0 gpu1", b="gpu0"), options(farm))
+    farm.servers["b"].close()
+    outcome = push.apply(both(farm, "two", a="gpu0", b="gpu0"), options(farm))
+    assert statuses(outcome) == {"a": "withheld", "b": "unreachable"}
 
 
 def test_nothing_contracts_while_a_balancer_is_out_of_reach(farm: Farm) -> None:

@@ -4,6 +4,10 @@ expand: hosts that lose no instance. switch: hosts with balancers. contract: hos
 nobody routes to it any more. A balancer is switched only if every instance that it will list is in
 force: if the host of one failed and does not serve that instance from its old release, the balancer
 keeps its old configuration (`withheld`), and so do the hosts that would lose an instance.
+
+A balancer may share its host with instances. Such a host is switched when what it lists serves; one that
+loses an instance comes last. Hosts that list each other's new instances are switched together: until
+both are through, nginx passes over the server that is not up yet.
 """
 
 from __future__ import annotations
@@ -80,6 +84,17 @@ def lacking(target: Target, targets: Sequence[Target], serving: frozenset[tuple[
     return sorted(f"{h}/{i}" for h, i in target.needs if h in ours and (h, i) not in serving)
 
 
+def together(waiting: Sequence[Target], lack: Mapping[str, Sequence[str]]) -> list[Target]:
+    """Hosts that lack nothing but each other's new instances."""
+    found = list(waiting)
+    while True:
+        coming = {f"{t.host.name}/{p.instance}" for t in found for p in t.release.instances}
+        kept = [t for t in found if coming.issuperset(lack[t.host.name])]
+        if kept == found:
+            return found
+        found = kept
+
+
 def each(items: Iterable[T], work: Callable[[T], R], parallel: int) -> list[R]:
     """`work` on all items in threads, results in order."""
     todo = list(items)
@@ -121,7 +136,7 @@ class Rollout:
             self.unchanged()
             expand, switch, contract = stages(self.targets, self.seen)
             self.apply(expand)
-            self.apply(self.allowed(switch))
+            self.switch(switch)
             self.apply(self.after(switch, contract))
         return Outcome(tuple(self.results[t.host.name] for t in self.targets))
 
@@ -188,21 +203,34 @@ class Rollout:
             comparison=seen,
         )
 
-    def allowed(self, switch: Sequence[Target]) -> list[Target]:
-        """Balancer hosts whose instances all serve; the others are withheld."""
+    def switch(self, hosts: Sequence[Target]) -> None:
+        """Balancer hosts, in waves as what they list comes into force; what never does is withheld."""
+        waiting = list(hosts)
+        while waiting:
+            ready, lack = self.ready(waiting)
+            if not ready:
+                for target in waiting:
+                    names = ", ".join(lack[target.host.name])
+                    self._withhold(target, f"keeps its configuration: not in force are {names}")
+                return
+            waiting = [t for t in waiting if t not in ready]
+            losing = [t for t in ready if loses(t, self.seen[t.host.name])]
+            kept = self.after(hosts, losing) if losing else []
+            self.apply([t for t in ready if t in kept or t not in losing])
+
+    def ready(self, waiting: Sequence[Target]) -> tuple[list[Target], dict[str, list[str]]]:
+        """Those of the balancer hosts that may be switched now, and what each still lacks."""
         serving = in_force(self.targets, self.seen, self.results)
-        found = []
-        for target in switch:
-            lack = lacking(target, self.targets, serving)
-            if lack:
-                self._withhold(target, f"keeps its configuration: not in force are {', '.join(lack)}")
-            else:
-                found.append(target)
-        return found
+        lack = {t.host.name: lacking(t, self.targets, serving) for t in waiting}
+        able = [t for t in waiting if not lack[t.host.name]]
+        if able:
+            return [t for t in able if not loses(t, self.seen[t.host.name])] or able, lack
+        return together(waiting, lack), lack
 
     def after(self, switch: Sequence[Target], contract: Sequence[Target]) -> Sequence[Target]:
         """Hosts that lose an instance, unless some balancer was not switched."""
-        late = [t.host.name for t in switch if self.results[t.host.name].error]
+        done = [self.results[t.host.name] for t in switch if t.host.name in self.results]
+        late = [result.host for result in done if result.error]
         unknown = [t.host.name for t in self.targets if t.release.balancers and t.host.name not in self.seen]
         if not late and not unknown:
             return contract
