@@ -96,7 +96,9 @@ class Nvml:
                 self.call(call, device, *args)
             except (NoDriver, AttributeError):
                 continue
-            card[name] = {"utilization": use.gpu, "temperature": value.value, "power": value.value / 1000.0}[name]
+            card[name] = {"utilization": use.gpu, "temperature": value.value, "power": value.value / 1000.0}[
+                name
+            ]
 
     def text(self, call, device):
         buffer = ctypes.create_string_buffer(96)
@@ -112,7 +114,10 @@ def from_smi():
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=" + SMI_FIELDS, "--format=csv,noheader,nounits"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=20, check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=20,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise NoDriver(str(error)) from None
@@ -127,7 +132,14 @@ def smi_card(line):
     head, tail = [field.strip() for field in fields[:2]], [field.strip() for field in fields[-6:]]
     card = {"uuid": head[1], "name": ",".join(fields[2:-6]).strip()}
     card["gpu"] = int(head[0]) if head[0].isdigit() else -1
-    units = (("used", MIB), ("free", MIB), ("total", MIB), ("utilization", 1), ("temperature", 1), ("power", 1))
+    units = (
+        ("used", MIB),
+        ("free", MIB),
+        ("total", MIB),
+        ("utilization", 1),
+        ("temperature", 1),
+        ("power", 1),
+    )
     for (name, unit), value in zip(units, tail):
         try:
             card[name] = float(value) * unit if name == "power" else int(float(value)) * unit
@@ -261,8 +273,11 @@ def samples(cards, states, driver_up, now):
         found.append(("ogen_gpu_up", who, int("lost" not in card)))
         found.append(("ogen_gpu_info", dict(who, name=card.get("name", "")), 1))
         for key, metric, scale in (
-            ("used", "memory_used_bytes", 1), ("free", "memory_free_bytes", 1), ("total", "memory_total_bytes", 1),
-            ("utilization", "utilization_ratio", 0.01), ("temperature", "temperature_celsius", 1),
+            ("used", "memory_used_bytes", 1),
+            ("free", "memory_free_bytes", 1),
+            ("total", "memory_total_bytes", 1),
+            ("utilization", "utilization_ratio", 0.01),
+            ("temperature", "temperature_celsius", 1),
             ("power", "power_watts", 1),
         ):
             if key in card:

@@ -57,7 +57,11 @@ def loaded(url):
 def load(url, model):
     """Loads one model; without a prompt nothing is generated. Embedding models load by /api/embed."""
     keep = model["keep_alive"]
-    body = {"model": model["name"], "keep_alive": int(keep) if keep.lstrip("-").isdigit() else keep, "stream": False}
+    body = {
+        "model": model["name"],
+        "keep_alive": int(keep) if keep.lstrip("-").isdigit() else keep,
+        "stream": False,
+    }
     path = "/api/generate"
     if model["embedding"]:
         path, body["input"] = "/api/embed", "ogen"
