@@ -1,14 +1,18 @@
 """Loads, plans and renders projects while every file that is opened and every program is recorded.
 
-Run as `python watch.py [--control FILE] PROJECT…`; prints one JSON line per project.
+Run as `python watch.py PROJECT…`, `--control FILE` or `--diff SCRATCH PROJECT…`; prints one JSON line
+per project. `--diff` runs `ogen diff --base HEAD`: it may start git and write into SCRATCH, no more.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
@@ -20,11 +24,27 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 events: list[str] = []
 watched: list[str] = []  # the project under watch; empty while none is
+scratch: list[str] = []  # where files may be written
+programs: list[str] = []  # that may be started
 
 
 def inside(path: object, folders: list[str]) -> bool:
     real = os.path.realpath(os.fsdecode(path)) if isinstance(path, (str, bytes, os.PathLike)) else ""
     return any(real == folder or real.startswith(folder + os.sep) for folder in folders)
+
+
+def opened(folder: int) -> Path:
+    return Path(f"/proc/self/fd/{folder}").readlink()
+
+
+def place(event: str, arguments: tuple[object, ...]) -> object:
+    """The path that an event is about, also where it was given as or beneath an open folder."""
+    path, last = arguments[0], arguments[-1]
+    if isinstance(path, int):
+        return opened(path)
+    if event.startswith(CHANGES) and type(last) is int and last >= 0:
+        return opened(last) / str(path)
+    return path or "."
 
 
 def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -35,12 +55,18 @@ def hook(event: str, arguments: tuple[object, ...]) -> None:
         writing = isinstance(flags, int) and flags & WRITING
         if isinstance(path, int) and not writing:
             return  # a file that was opened before, and judged then
+        if inside(path, scratch) or (writing and path == os.devnull):
+            return
         if writing or not inside(path, [*watched, *LIBRARIES]):
             events.append(f"open {path!r}")
     elif event.startswith(LOOKS):
-        if not inside(arguments[0] or ".", [*watched, *LIBRARIES]):
+        if not inside(place(event, arguments), [*watched, *LIBRARIES, *scratch]):
             events.append(f"{event} {arguments[0]!r}")
-    elif event.startswith((*RUNS, *CHANGES)):
+    elif event.startswith(CHANGES) and inside(place(event, arguments), scratch):
+        return
+    elif event.startswith((*RUNS, *CHANGES)) and not (
+        event == "subprocess.Popen" and arguments[0] in programs
+    ):
         events.append(f"{event} {arguments!r}")
 
 
@@ -72,6 +98,24 @@ def watch(project: Path) -> dict[str, object]:
     return found
 
 
+def diff(project: Path) -> dict[str, object]:
+    """`ogen diff --base HEAD`, in this process."""
+    from ogen.cli import main as ogen
+
+    found: dict[str, object] = {"project": project.parent.name}
+    file = project / "inventory.yaml"
+    watched.append(os.path.realpath(project))
+    try:
+        ogen(["diff", str(file if os.path.lexists(file) else project), "--base", "HEAD"])
+    except SystemExit as end:
+        found["exit"] = end.code
+    finally:
+        watched.clear()
+    found["events"] = events[:]
+    events.clear()
+    return found
+
+
 def control(secret: str) -> dict[str, object]:
     """What the watch must catch: a file outside, a folder outside, a program, a socket, a file written."""
     import socket
@@ -95,6 +139,15 @@ def main() -> None:
     sys.addaudithook(hook)
     if sys.argv[1] == "--control":
         print(json.dumps(control(sys.argv[2])))
+        return
+    if sys.argv[1] == "--diff":
+        scratch.append(os.path.realpath(sys.argv[2]))
+        tempfile.tempdir = scratch[0]
+        programs.append("git")
+        for project in sys.argv[3:]:
+            with contextlib.redirect_stdout(io.StringIO()) as shown:
+                result = diff(Path(project))
+            print(json.dumps({**result, "text": shown.getvalue()}))
         return
     for project in sys.argv[1:]:
         print(json.dumps(watch(Path(project))))

@@ -19,6 +19,11 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "hostile"
 CASES = sorted(path.name for path in FOLDER.iterdir() if (path / "expect.txt").exists())
 CANARY = "canary-5d1f0c"
+GOOD = """\
+version: 1
+models: {chat: {from: "llama3.1:8b"}}
+hosts: {gpu01: {address: 192.0.2.11, gpus: [{model: RTX 3090}]}}
+"""
 NGINX = "templates/nginx.conf.j2"
 
 
@@ -54,6 +59,24 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return {result["project"]: result for result in results}
 
 
+@pytest.fixture(scope="module")
+def diffed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The same as changes to a good project that is committed."""
+    projects = []
+    for case in CASES:
+        project = made(case, tmp_path_factory.mktemp(case))
+        base = project.with_name("base")
+        base.mkdir()
+        (base / "inventory.yaml").write_text(GOOD)
+        git = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "-C", str(base)]
+        for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "base"]):
+            subprocess.run([*git, *command], check=True, capture_output=True)
+        (base / ".git").rename(project / ".git")
+        projects.append(project)
+    scratch = tmp_path_factory.mktemp("scratch")
+    return {r["project"]: r for r in watched("--diff", str(scratch), *map(str, projects))}
+
+
 def test_there_are_twenty() -> None:
     assert len(CASES) >= 20
 
@@ -75,6 +98,19 @@ def test_nothing_runs_and_nothing_outside_is_read(case: str, found: dict[str, di
     assert result["events"] == []
     assert not result["ran"]
     assert CANARY not in json.dumps(result)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_diff_starts_git_and_nothing_else(case: str, diffed: dict[str, dict[str, Any]]) -> None:
+    result = diffed[case]
+    assert result["events"] == []
+    assert result["exit"] in (0, 1, 2)
+    assert CANARY not in json.dumps(result)
+
+
+def test_diff_of_a_good_part_shows_it(diffed: dict[str, dict[str, Any]]) -> None:
+    """Some of the pull requests are good files: then the diff was really made."""
+    assert any(result["exit"] == 2 and "+" in result["text"] for result in diffed.values())
 
 
 @pytest.mark.parametrize("case", CASES)
