@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..errors import PlaybookError, Where
 from ..source import Node
 
-EXPORT = "`ogen export ansible` writes a project that ansible-playbook runs"
+EXPORT = "what is outside of the subset (docs/playbooks.md), ansible-playbook itself can run"
 #: of Jinja's own; the others either draw lots or are meant for HTML
 _DROPPED_FILTERS = ("random", "urlize", "xmlattr", "safe", "escape", "e", "forceescape", "striptags")
 
