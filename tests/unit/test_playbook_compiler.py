@@ -23,6 +23,7 @@ NODE = {
     "ogen_node": True,
     "ogen_gpu": True,
     "ogen_balancer": False,
+    "ogen_conf_d": False,
     "ogen_user": "ollama",
     "ogen_group": "ollama",
     "ogen_models_dir": "/srv/models",
@@ -189,6 +190,15 @@ def test_provision_of_an_edge() -> None:
     (nginx,) = named(made, "nginx for the balancers")
     assert nginx.notify == ("Hold off the package's own nginx",)
     assert {step.module for step in made} == {"apt", "file", "systemd_service"}
+
+
+def test_a_machines_own_nginx_that_balances_starts_at_boot_and_is_not_held_off() -> None:
+    own = provision(ogen_balancer=True)
+    assert not named(own, "at boot")
+    assert named(own, "Hold off the package's own nginx")
+    inside = provision(ogen_balancer=True, ogen_conf_d=True)
+    assert named(inside, "at boot")[0].args == {"name": "nginx.service", "enabled": True}
+    assert not named(inside, "Hold off the package's own nginx")
 
 
 def test_provision_leaves_a_missing_stock_service_alone() -> None:

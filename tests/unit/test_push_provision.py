@@ -223,6 +223,9 @@ def test_variables() -> None:
     ]
     assert roles == [[True, True, False], [True, False, False], [False, False, True]]
     assert variables(known, gpu)["ogen_models_dir"] == "/var/lib/ollama/models"
+    assert not variables(known, edge)["ogen_conf_d"]
+    inside = inventory(gpu, edge, balancers=(Balancer("api", "edge", into="conf.d"),))
+    assert [variables(inside, h)["ogen_conf_d"] for h in inside.hosts] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -76,13 +76,14 @@ def provision(
 
 def variables(inventory: Inventory, host: Host) -> dict[str, Any]:
     """What a playbook may know of a host from the inventory; docs/playbooks.md explains each."""
-    balanced = {h.name for b in inventory.balancers for h in hosts_matching(inventory, b.hosts)}
+    balancers = [b for b in inventory.balancers if host in hosts_matching(inventory, b.hosts)]
     return {
         "inventory_hostname": host.name,
         "group_names": sorted(host.groups),
         "ogen_node": bool(host.gpus or host.pins),
         "ogen_gpu": bool(host.gpus),
-        "ogen_balancer": host.name in balanced,
+        "ogen_balancer": bool(balancers),
+        "ogen_conf_d": any(b.into == "conf.d" for b in balancers),
         "ogen_models_dir": host.ollama.models_dir,
         "ogen_user": host.ollama.user,
         "ogen_group": host.ollama.group,
