@@ -156,6 +156,17 @@ def test_somebody_elses_file_is_never_replaced(tmp_path: Path) -> None:
     assert one.store.names() == [OLD.id]
 
 
+def test_a_link_that_an_editor_made_a_file_of_comes_back_and_the_edit_is_kept(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    apply_to(one, OLD)
+    place = tmp_path / "etc/systemd/system/ogen-b.service"
+    place.unlink()
+    place.write_text("mine")
+    assert apply_to(one, NEW)["status"] == "applied"
+    assert wholly(one, NEW)
+    assert (tmp_path / "etc/ogen/edited/etc/systemd/system/ogen-b.service").read_text() == "mine"
+
+
 def test_a_busy_host(tmp_path: Path) -> None:
     one = host(tmp_path)
     apply_to(one, OLD)

@@ -25,6 +25,7 @@ def up(running: str = "") -> State:
         ("instance", up(OLD), NEW, "restart"),  # its file changed in an apply that did not restart it
         ("instance", up(OLD), None, "restart"),
         ("instance", up(), None, "restart"),
+        ("instance", up(NEW)._replace(stale=True), NEW, "restart"),
         ("balancer", up(), NEW, "keep"),  # nginx overwrites its environment
         ("balancer", up(), OLD, "restart"),
         ("timer", up(), NEW, "keep"),
@@ -83,3 +84,25 @@ def test_held_off_are_the_services_of_others() -> None:
         {"path": "/etc/ogen/current/ogen.conf"},
     ]
     assert systemd.held_off(manifest(files=files, units=[unit("ogen-a.service")])) == ["ollama.service"]
+
+
+BOUND = "41 40 0:31 {} /run/ogen-gpu0/models/manifests ro,nosuid - overlay overlay rw"
+
+
+@pytest.mark.parametrize(
+    ("root", "stale"),
+    [
+        ("/etc/ogen/releases/x/tree/instances/gpu0/manifests", False),
+        ("/etc/ogen/releases/x/tree/instances/gpu0/manifests//deleted", True),
+        ("/tmp/somebody//deleted", False),
+    ],
+)
+def test_an_instance_whose_folder_was_removed_is_stale(root: str, stale: bool) -> None:
+    assert systemd._unlinked("1 0 0:1 / / rw - ext4 x rw\n" + BOUND.format(root)) is stale
+
+
+def test_an_instance_whose_view_was_edited_is_stale() -> None:
+    one = manifest(instances=[{"unit": "a", "instance": "gpu0"}, {"unit": "b", "instance": "gpu1"}])
+    damage = ["/etc/ogen/current/instances/gpu1/manifests/x", "/etc/ogen/current/bin/gpu0"]
+    found = systemd.edited({"a": up(NEW), "b": up(NEW), "c": up(NEW)}, one, damage)
+    assert [n for n, state in found.items() if state.stale] == ["b"]

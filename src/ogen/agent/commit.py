@@ -95,7 +95,8 @@ class Transaction:
         """Starts and restarts the units of these kinds that need it; returns what it did."""
         names = systemd.of_kind(wish, *kinds)
         seen = systemd.states(self.host.machine, names)
-        chosen = systemd.plan(wish, force, seen, self.done)
+        edits = [] if self.done.keys() & set(names) else self.first["edited"]  # once is enough
+        chosen = systemd.plan(wish, force, systemd.edited(seen, force, edits), self.done)
         moves = {n: chosen[n] for n in names if chosen[n] != "keep"}
         for verb in ("restart", "start"):
             units = [n for n, what in moves.items() if what == verb]

@@ -164,7 +164,9 @@ def _running(disk: Disk, machine: Machine, wish: store.Manifest, own: store.Mani
     if disk.relocated:
         return {**report, "stop": [], "skipped": ["systemd", "models", "nginx -t"]}
     seen = systemd.states(machine, [u["name"] for u in wish["units"]])
-    decisions = systemd.plan(wish, own, seen, {})
+    held = store.Store(disk)
+    damage = held.damage(held.current) if held.current else []
+    decisions = systemd.plan(wish, own, systemd.edited(seen, own, damage), {})
     report["restart"] = [name for name, what in decisions.items() if what != "keep"]
     report["reload"] = [
         proof["unit"]

@@ -6,7 +6,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from .errors import AgentError, Unproven
 from .machine import Machine
-from .store import Manifest
+from .store import CURRENT, Manifest
 
 HASH = "OGEN_UNIT_HASH"
 #: kinds of units whose process shows the hash of the text that it was started from
@@ -15,7 +15,11 @@ _SHOWN = "Id,LoadState,ActiveState,SubState,MainPID,InvocationID,NRestarts,Resul
 
 
 class State(NamedTuple):
-    """A unit as systemd sees it; `hash` is read from the running process, "" if it shows none."""
+    """A unit as systemd sees it; `hash` is read from the running process, "" if it shows none.
+
+    stale: an instance whose view of the models is not that of the release in force: the folder that it
+    has bound was removed, or somebody edited it.
+    """
 
     name: str
     active: str = "inactive"
@@ -24,6 +28,7 @@ class State(NamedTuple):
     restarts: int = 0
     loaded: str = "not-found"
     hash: str = ""
+    stale: bool = False
 
     @property
     def up(self) -> bool:
@@ -56,7 +61,21 @@ def _state(machine: Machine, name: str, block: Dict[str, str]) -> State:
         restarts=int(block.get("NRestarts") or 0),
         loaded=block.get("LoadState", "not-found"),
         hash=environment.get(HASH, ""),
+        stale=bool(pid) and name.startswith("ogen-ollama-") and _unlinked(machine.mounts(pid)),
     )
+
+
+def _unlinked(mounts: str) -> bool:
+    """Whether a folder of a release that a process has bound is not there any more."""
+    return any("/releases/" in line and "//deleted " in line for line in mounts.splitlines())
+
+
+def edited(seen: Dict[str, State], manifest: Manifest, damage: Iterable[str]) -> Dict[str, State]:
+    """`seen`, where instances are stale whose view of the models is among the edited paths."""
+    paths = list(damage)
+    folders = {i["unit"]: "%s/instances/%s/" % (CURRENT, i["instance"]) for i in manifest["instances"]}
+    bad = {unit for unit, folder in folders.items() if any(p.startswith(folder) for p in paths)}
+    return {n: state._replace(stale=True) if n in bad else state for n, state in seen.items()}
 
 
 def decide(kind: str, wanted: str, state: State, believed: Optional[str]) -> str:
@@ -69,6 +88,8 @@ def decide(kind: str, wanted: str, state: State, believed: Optional[str]) -> str
         return "keep" if believed == wanted else "start"
     if not state.up:
         return "start"
+    if state.stale:
+        return "restart"
     running = state.hash if kind in RUNNING and state.hash else believed
     return "keep" if running == wanted else "restart"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -15,6 +16,7 @@ from .machine import Machine
 from .prove import Patience
 
 AUDIT = "/etc/ogen/audit.jsonl"
+EDITED = "/etc/ogen/edited"  # what stood in the place of a link of ours, by its path
 LATE = ("/etc/nginx/conf.d/",)  # a link that dangles here fails every `nginx -t`: made after the flip
 
 Tell = Callable[[str, str, Optional[float]], None]
@@ -106,14 +108,29 @@ def links_of(host: Host, to: str) -> Tuple[store.Links, store.Links]:
 
 
 def _ours_or_free(host: Host, path: str, old: store.Links) -> None:
-    """Somebody else's file is never replaced; one of ours that became a file is kept aside by nobody."""
-    found = host.disk.lstat(path)
-    if found is None or (host.disk.link(path) is not None and _is_ours(host, path)):
+    """Somebody else's file is never replaced. One that took the place of a link in force is an edit
+    (`sed -i` and `systemctl edit --full` do that): it is kept aside, and the link comes back."""
+    if host.disk.lstat(path) is None or (host.disk.link(path) is not None and _is_ours(host, path)):
+        return
+    if path in old and _is_file(host, path):
         return
     raise AgentError(
         "%s exists and is not ogen's" % path,
         "move it away, or take its content into the inventory; then apply again",
     )
+
+
+def _is_file(host: Host, path: str) -> bool:
+    found = host.disk.lstat(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def keep_aside(host: Host, links: store.Links) -> None:
+    """Copies of edited files that links of ours are about to replace."""
+    for path in links:
+        if _is_file(host, path):
+            host.disk.folder((EDITED + path).rpartition("/")[0])
+            host.disk.replace(EDITED + path, host.disk.read(path))
 
 
 def _is_ours(host: Host, path: str) -> bool:
@@ -127,6 +144,7 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
     records = host.journal.records()
     current = host.store.current
     add, remove = links_of(host, to)
+    keep_aside(host, add)
     wish, force = host.store.manifest(to), host.store.manifest(current)
     record = {
         "tx": os.urandom(8).hex(),
@@ -162,9 +180,9 @@ def late(links: store.Links) -> store.Links:
 
 
 def add_links(host: Host, links: store.Links, after_flip: bool) -> None:
-    """Those that may dangle for a moment before the flip, the others after it."""
+    """Those that may dangle for a moment before the flip; the others, and what replaces a file, after it."""
     for path, target in sorted(links.items()):
-        if path.startswith(LATE) == after_flip:
+        if (path.startswith(LATE) or _is_file(host, path)) == after_flip:
             host.disk.folder(path.rsplit("/", 1)[0])
             host.disk.symlink(target, path)
 
