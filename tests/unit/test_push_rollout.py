@@ -172,6 +172,21 @@ def test_a_balancer_host_keeps_its_instance_while_another_balancer_was_not_switc
     assert statuses(outcome) == {"a": "withheld", "b": "unreachable"}
 
 
+def test_cards_that_change_hands_do_not_wait_for_the_balancer_that_waits_for_them(farm: Farm) -> None:
+    push.apply(fleet(farm, "one", "gpu0", "gpu1"), options(farm))
+    events: list[push.Event] = []
+    outcome = push.apply(fleet(farm, "two", "gpu0-1"), options(farm), events.append)
+    assert set(statuses(outcome).values()) == {"applied"}
+    assert [e.host for e in events if e.phase == "done"] == ["a", "b", "edge"]
+
+
+def test_cards_do_not_change_hands_while_a_balancer_is_out_of_reach(farm: Farm) -> None:
+    push.apply(fleet(farm, "one", "gpu0", "gpu1"), options(farm))
+    farm.servers["edge"].close()
+    outcome = push.apply(fleet(farm, "two", "gpu0-1"), options(farm))
+    assert statuses(outcome) == {"edge": "unreachable", "a": "applied", "b": "withheld"}
+
+
 def test_nothing_contracts_while_a_balancer_is_out_of_reach(farm: Farm) -> None:
     push.apply(fleet(farm, "one", "gpu0", "gpu1"), options(farm))
     farm.servers["edge"].close()

@@ -60,6 +60,22 @@ def stages(targets: Sequence[Target], seen: Mapping[str, Comparison]) -> tuple[l
     return expand, switch, contract
 
 
+def swaps(
+    switch: Sequence[Target], contract: Sequence[Target], seen: Mapping[str, Comparison]
+) -> list[Target]:
+    """Hosts that lose an instance and gain one that a balancer is to list: two cards become one instance,
+    say. They can't wait for the balancer that waits for them; nginx passes over the servers that are gone."""
+    needed = {need for target in switch for need in target.needs}
+    return [
+        t
+        for t in contract
+        if any(
+            (t.host.name, p.instance) in needed and p.instance not in seen[t.host.name].instances
+            for p in t.release.instances
+        )
+    ]
+
+
 def in_force(
     targets: Sequence[Target], seen: Mapping[str, Comparison], results: Mapping[str, HostResult]
 ) -> frozenset[tuple[str, str]]:
@@ -136,8 +152,9 @@ class Rollout:
             self.unchanged()
             expand, switch, contract = stages(self.targets, self.seen)
             self.apply(expand)
+            self.apply(self.after([], swaps(switch, contract, self.seen)))
             self.switch(switch)
-            self.apply(self.after(switch, contract))
+            self.apply(self.after(switch, [t for t in contract if t.host.name not in self.results]))
         return Outcome(tuple(self.results[t.host.name] for t in self.targets))
 
     def look(self, stack: ExitStack) -> None:
@@ -195,6 +212,7 @@ class Rollout:
         return HostResult(
             name,
             "applied",
+            done.get("message", ""),
             before=done["from"],
             after=done["to"],
             seconds=round(time.monotonic() - begun, 2),
