@@ -44,6 +44,7 @@ class Transaction:
         self.systemd = Systemd(host.machine, quick=quick)
         self.wish = host.store.manifest(self.first["to"])
         self.force = host.store.manifest(self.first["from"])
+        self.notes: List[str] = []
         self.started = host.machine.now()
         self.done: Dict[str, str] = {r["unit"]: r["hash"] for r in records if r["rec"] == "RESTARTED"}
 
@@ -74,6 +75,7 @@ class Transaction:
             self.systemd.reload_files()
             self.hold_off()
             self.instances(self.wish, self.force)
+            self.versions()
             self.balancers(self.wish, self.force)
             self.rest(self.wish, self.force)
             self.tell("commit", "stop what is no longer listed", None)
@@ -129,6 +131,11 @@ class Transaction:
         for error in errors:
             raise error
 
+    def versions(self) -> None:
+        """Another version than the planned one serves, if it serves at all; but whoever looks must know."""
+        said = [prove.other_version(self.host.machine, p) for p in self.wish["instances"]]
+        self.notes = sorted({note for note in said if note})
+
     def balancers(self, wish: store.Manifest, force: store.Manifest) -> None:
         gone = set(systemd.removed(wish, force))
         self.stop([p["unit"] for p in force["balancers"] if p["unit"] in gone and wish["balancers"]])
@@ -158,7 +165,7 @@ class Transaction:
             self.systemd.reload_files()
         if self.first["from"] not in (None, self.first["to"]):
             self.host.disk.symlink("releases/%s/tree" % self.first["from"], store.PREVIOUS)
-        result = self.result("applied", "")
+        result = self.result("applied", "; ".join(self.notes))
         audit(self.host, self.first, result, self.host.machine.now() - self.started)
         self.record("END", how="applied")
         collect(self.host)

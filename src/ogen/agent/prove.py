@@ -35,7 +35,17 @@ def instance(machine: Machine, proof: Proof, patience: Patience) -> None:
         _stays(machine, proof["unit"], first, patience.settle)
     except Unproven as error:
         log = error.log or systemd.Systemd(machine).log([proof["unit"]])
-        raise Unproven("instance %s: %s" % (proof["instance"], error.message), log=log) from None
+        hint = error.hint or other_version(machine, proof)
+        raise Unproven("instance %s: %s" % (proof["instance"], error.message), hint, log) from None
+
+
+def other_version(machine: Machine, proof: Proof) -> Optional[str]:
+    """Said when an instance is of another version than the release was written for."""
+    answer = machine.ask(proof["port"], "GET", "/api/version", timeout=2.0)
+    found = str(answer.json().get("version") or "") if answer.status == 200 else ""
+    if found.lstrip("v") in ("", proof["version"].lstrip("v")):
+        return None
+    return "Ollama %s runs here, and the inventory is for ollama.version %s" % (found, proof["version"])
 
 
 def steady(machine: Machine, names: List[str], patience: Patience) -> None:
