@@ -65,6 +65,7 @@ def test_a_wrong_password_is_not_tried_again(log: Path) -> None:
     found = hello("wrong")
     assert isinstance(found, BecomeError)
     assert "does not take the password" in found.message
+    assert "ssh.become_password" in str(found.hint)
     assert log.read_text().split("\n")[0] == "wrong"
     assert "OGN1" not in log.read_text()
 

@@ -67,7 +67,8 @@ class Store:
         try:
             found = json.loads(self.disk.read("%s/%s/manifest.json" % (RELEASES, name)).decode())
         except (OSError, ValueError) as error:
-            raise AgentError("the manifest of release %s can't be read: %s" % (name, error)) from None
+            hint = "root is needed: set ssh.become: true" if isinstance(error, PermissionError) else None
+            raise AgentError("the manifest of release %s can't be read: %s" % (name, error), hint) from None
         if not isinstance(found, dict):
             raise AgentError("the manifest of release %s is damaged" % name)
         return found

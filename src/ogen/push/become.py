@@ -75,7 +75,10 @@ def greet(pipe: Pipe, begun: Start, host: Host) -> bool:
             return have
         if begun.prompt in pipe.err:
             if asked or begun.password is None:
-                raise BecomeError(f"sudo on {host.name} does not take the password", host=host.name)
+                hint = "check ssh.become_password; it was tried only once, so as not to lock the account"
+                raise BecomeError(
+                    f"sudo on {host.name} does not take the password", host=host.name, hint=hint
+                )
             asked = True
             pipe.err.clear()
             pipe.send(begun.password.encode() + b"\n")
