@@ -120,6 +120,10 @@ def each(items: Iterable[T], work: Callable[[T], R], parallel: int) -> list[R]:
         return list(pool.map(work, todo))
 
 
+_WITHHELD = (
+    "mend those hosts, or set them to `state: out`, then apply again; --limit '!NAME' goes on without one"
+)
+
 _STATUS: Mapping[type[HostError], Status] = {
     ConnectError: "unreachable",
     LockedError: "locked",
@@ -261,7 +265,7 @@ class Rollout:
         name = target.host.name
         if name in self.results:
             return
-        error = RemoteError(message, host=name, hint="mend the other hosts, then apply again")
+        error = RemoteError(message, host=name, hint=_WITHHELD)
         self.results[name] = replace(failure(error, seen=self.seen.get(name)), status="withheld")
         self.on_event(Event(name, "done", message))
 
