@@ -99,6 +99,19 @@ def test_a_changed_context_then_rollback(cluster: Project) -> None:
     cluster.ogen("diff", code=0)
 
 
+def test_a_lock_pins_cards_versions_and_models(cluster: Project) -> None:
+    cluster.ogen("lock", "--live")
+    locked = (cluster.folder / "inventory.lock.yaml").read_text()
+    assert locked.count("GPU-") == 4
+    assert "sha256:" in locked
+    assert "0.32.15" in locked
+    cluster.ogen("lock", "--live", "--check")
+    cluster.ogen("apply", "--yes")
+    unit = cluster.lab.sh("gpu2", "cat /etc/systemd/system/ogen-ollama-gpu1.service")
+    assert "CUDA_VISIBLE_DEVICES=GPU-" in unit
+    assert not load(URL.format(cluster.lab.address("edge")), 20).failed
+
+
 def _restarted(before: dict[str, str], after: dict[str, str]) -> set[str]:
     """box/unit of the Ollama instances whose main process is another one."""
     changed = set()

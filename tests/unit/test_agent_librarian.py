@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,11 @@ def test_a_view_in_a_folder_is_a_description() -> None:
     manifest = {"models": [{"name": "ogen/chat:1", "source": "llama3"}], "librarian": {}}
     one = librarian.view(manifest, {"model": "ogen/chat:1"}, relocated=True)
     assert json.loads(one)["build"]["source"] == "llama3"
+
+
+def test_what_the_store_holds_is_told_with_ollamas_digest_and_its_size(tmp_path: Path) -> None:
+    store(tmp_path, "ogen/chat:1")
+    file = tmp_path / "manifests" / librarian.manifest_path("ogen/chat:1")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = librarian.stored(str(tmp_path), ["ogen/chat:1", "mistral", "./x.gguf"])
+    assert found == {"ogen/chat:1": {"digest": digest, "size": 3}}

@@ -9,7 +9,7 @@ import pytest
 from fleets import fleet, host, locked, model, places
 
 from ogen.inventory.model import Lock
-from ogen.plan import lock, plan
+from ogen.plan import lock, plan, seen
 
 KINDS = ("RTX 3060", "RTX 3090", "RTX 4090", "A100 80GB")
 
@@ -190,3 +190,20 @@ def test_locking_twice_changes_nothing():
     once = lock(inventory, plan(inventory))
     held = replace(inventory, lock=once)
     assert lock(held, plan(held)) == once
+
+
+def test_what_hosts_say_becomes_a_lock():
+    facts = {
+        "a": {
+            "gpus": [{"index": 0, "uuid": "GPU-a0"}, {"index": 1, "uuid": ""}],
+            "ollama": "0.32.15",
+            "models": {"mistral": {"digest": "ab" * 32, "size": 7}},
+        },
+        "b": {"gpus": [], "ollama": "", "models": {"mistral": {"digest": "cd" * 32, "size": 9}}},
+    }
+    assert seen(facts) == Lock(
+        uuids={"a": {0: "GPU-a0"}, "b": {}},
+        versions={"a": "0.32.15"},
+        digests={"mistral": "sha256:" + "ab" * 32},
+        sizes={"mistral": 7},
+    )

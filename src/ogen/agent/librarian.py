@@ -50,6 +50,22 @@ def in_store(models_dir: str, reference: str) -> Optional[str]:
     return path if all(_blob(models_dir, name, size) for name, size in blobs) else None
 
 
+def stored(models_dir: str, references: Iterable[str]) -> Dict[str, Dict[str, Any]]:
+    """Digest (Ollama's: sha256 of the manifest file) and bytes of those models that are in the store."""
+    found = {}
+    for reference in references:
+        path = in_store(models_dir, reference)
+        if path is None:
+            continue
+        with open(path, "rb") as file:
+            text = file.read()
+        manifest = json.loads(text.decode())
+        layers = [*manifest.get("layers", ()), manifest.get("config") or {}]
+        size = sum(int(layer.get("size") or 0) for layer in layers)
+        found[reference] = {"digest": digest(text), "size": size}
+    return found
+
+
 def _blob(models_dir: str, name: str, size: Optional[int]) -> bool:
     try:
         found = os.stat("%s/blobs/%s" % (models_dir, name))

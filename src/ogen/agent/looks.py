@@ -1,9 +1,9 @@
-"""Operations that look at the host and change nothing: hello, compare, history, releases."""
+"""Operations that look at the host and change nothing: hello, compare, history, releases, stored."""
 
 from __future__ import annotations
 
 from . import compare as comparing
-from . import facts, transaction
+from . import facts, librarian, transaction
 from .frames import Message
 from .session import Session
 
@@ -24,3 +24,8 @@ def history(session: Session, message: Message, data: bytes) -> None:
 
 def releases(session: Session, message: Message, data: bytes) -> None:
     session.reply(releases=facts.releases(session.host))
+
+
+def stored(session: Session, message: Message, data: bytes) -> None:
+    """Digest and size of each source that the host's store of models holds."""
+    session.reply(models=librarian.stored(message["models_dir"], message["sources"]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import HostError
 from . import console, options
 from .exits import Exit
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 @click.command()
 @options.inventory
 @click.option("--check", is_flag=True, help="Write nothing; exit code 2 if the lock would change.")
+@click.option("--live", is_flag=True, help="Ask the hosts: UUIDs of cards, Ollama's version, models held.")
 @options.shape("text", "json")
-def command(path: Path, check: bool, shape: str) -> Exit:
+@options.parallel
+def command(path: Path, check: bool, live: bool, shape: str, parallel: int) -> Exit:
     """Write the lock file: where every model is placed, and what is known of cards and sources.
 
-    With it, a new host or model moves only what must move. No host is contacted: UUIDs and versions that
-    the lock has stay, those of the inventory are added, and what left the inventory goes.
+    With it, a new host or model moves only what must move. UUIDs, versions and digests that the lock has
+    stay, those of the inventory are added, and what left the inventory goes. Without --live no host is
+    contacted.
     """
     from ..inventory import load
     from ..inventory.lock import path_beside, text
@@ -30,7 +34,7 @@ def command(path: Path, check: bool, shape: str) -> Exit:
 
     inventory = load(path)
     old = inventory.lock
-    new = lock(inventory, plan(inventory))
+    new = lock(inventory, plan(inventory), _seen(path, parallel) if live else None)
     file = path_beside(path)
     changed = old != new or not file.exists()
     moved = moves(old, new)
@@ -44,6 +48,21 @@ def command(path: Path, check: bool, shape: str) -> Exit:
         done = "would change" if check else "written"
         console.say(f"{file}: {done if changed else 'up to date'}")
     return Exit.CHANGES if check and changed else Exit.DONE
+
+
+def _seen(path: Path, parallel: int) -> Lock:
+    """What the hosts say. One that does not answer is an error: a lock without it would look complete."""
+    from .. import push
+    from ..plan import seen
+    from .fleet import fleet
+
+    ready = fleet(path, parallel, what="lock")
+    sources = sorted({s.ref for model in ready.inventory.models for s in model.sources})
+    answers = push.observe(ready.hosts(None), sources, ready.options)
+    errors = [answer for answer in answers.values() if isinstance(answer, HostError)]
+    if errors:
+        raise errors[0]
+    return seen({n: a for n, a in answers.items() if not isinstance(a, HostError)})
 
 
 def moves(old: Lock | None, new: Lock) -> list[str]:

@@ -1,6 +1,6 @@
 """Placement: which model on which card, under which name and port, and who balances over it."""
 
-from .locking import lock
+from .locking import lock, seen
 from .model import (
     Entry,
     HostPlan,
@@ -28,4 +28,5 @@ __all__ = [
     "ServerSettings",
     "lock",
     "plan",
+    "seen",
 ]

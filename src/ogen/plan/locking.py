@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..inventory.model import Inventory, Lock
 from .model import Plan
@@ -27,6 +27,27 @@ def lock(inventory: Inventory, plan: Plan, observed: Lock | None = None) -> Lock
         digests=_kept(sorted(refs), old.digests, seen.digests),
         sizes=_kept(sorted(refs), old.sizes, seen.sizes),
         placements=placements(plan),
+    )
+
+
+def seen(facts: Mapping[str, Mapping[str, Any]]) -> Lock:
+    """What hosts said of themselves, as a lock: UUIDs of cards, versions, sources held.
+
+    `facts`: by host, `gpus` (index, uuid), `ollama` (a version) and `models` (source → digest, size). Two
+    hosts that hold different models under one tag disagree: the first one's counts.
+    """
+    models: dict[str, Mapping[str, Any]] = {}
+    for said in facts.values():
+        for ref, model in said.get("models", {}).items():
+            models.setdefault(str(ref), model)
+    return Lock(
+        uuids={
+            name: {int(gpu["index"]): str(gpu["uuid"]) for gpu in said.get("gpus", ()) if gpu.get("uuid")}
+            for name, said in facts.items()
+        },
+        versions={name: str(said["ollama"]) for name, said in facts.items() if said.get("ollama")},
+        digests={ref: f"sha256:{model['digest']}" for ref, model in models.items()},
+        sizes={ref: int(model["size"]) for ref, model in models.items()},
     )
 
 

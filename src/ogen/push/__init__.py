@@ -47,6 +47,7 @@ __all__ = [
     "contact",
     "hello",
     "history",
+    "observe",
     "rollback",
     "targets",
 ]
@@ -76,6 +77,17 @@ def hello(
 ) -> dict[str, Mapping[str, Any] | HostError]:
     """The facts of each host, or the error that kept us from them."""
     return _ask(hosts, options, on_event, lambda one: one.hello())
+
+
+def observe(
+    hosts: Sequence[Host], sources: Sequence[str], options: Options = _DEFAULT, on_event: OnEvent = ignore
+) -> dict[str, Mapping[str, Any] | HostError]:
+    """The facts of each host, with `models`: digest and size of those sources that it holds."""
+
+    def one(opened: Contact) -> Mapping[str, Any]:
+        return {**opened.hello(), "models": opened.stored(sources)}
+
+    return _ask(hosts, options, on_event, one)
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +72,12 @@ class Contact:
 
     def releases(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.ask({"op": "releases"})[0]["releases"]
+        return found
+
+    def stored(self, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """`digest` and `size` (bytes) of those sources that the host's store of models holds."""
+        message = {"op": "stored", "models_dir": self.host.ollama.models_dir, "sources": list(sources)}
+        found: dict[str, dict[str, Any]] = self.ask(message)[0]["models"]
         return found
 
     def collect(self) -> list[str]:
