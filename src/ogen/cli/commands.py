@@ -48,6 +48,11 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "rollback": Entry("Go back to an earlier release."),
         "history": Entry("List what was applied, by whom, to which hosts."),
     },
+    "Watch": {
+        "status": Entry("Show what runs where: releases, instances, models, VRAM, balancers."),
+        "logs": Entry("Show the journals of instances and balancers, merged by time."),
+        "doctor": Entry("Say what is wrong on the hosts, what shows it, and what mends it."),
+    },
     "Shell": {
         "completion": Entry("Print a shell's completion script."),
     },

@@ -1,0 +1,154 @@
+"""The operation `look`: what runs on the host right now, and with `deep` the evidence for a diagnosis.
+
+Nothing is written and no lock is taken. What can't be asked is told as text, never guessed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict, List, Tuple
+
+from . import compare, journal, look_cards, look_log, look_store, prove
+from .frames import Message
+from .machine import Machine
+from .session import Session
+from .store import Manifest
+
+Seen = Dict[str, Any]
+STOCK = "ollama.service"
+_UNIT = (
+    "LoadState,ActiveState,SubState,MainPID,InvocationID,NRestarts,Result,UnitFileState,"
+    "ActiveEnterTimestampMonotonic"
+)
+WAIT = 4.0  # seconds for an answer of an instance
+LISTENERS = ["ss", "-Hltnp"]
+
+
+def look(session: Session, message: Message, data: bytes) -> None:
+    """`deep` adds journals, disk, ports and what the balancers reach; `reach`: their [address, port]s."""
+    host = session.host
+    seen: Seen = {"time": time.time(), "live": host.live}
+    if message.get("clock"):  # the controller measures the way there and back
+        session.reply(seen=seen)
+        return
+    name = host.store.current
+    manifest = host.store.manifest(name)
+    records = host.journal.records()
+    seen.update(
+        current=name,
+        previous=host.store.previous,
+        locked=compare.locked(host.disk),
+        idle=journal.idle(records),
+        proofs=manifest["instances"],
+        balancers=manifest["balancers"],
+    )
+    if host.live:
+        seen.update(_live(host.machine, manifest))
+        if message.get("deep"):
+            seen.update(_deep(host.machine, manifest, message, seen["units"]))
+    session.reply(seen=seen)
+
+
+def _live(machine: Machine, manifest: Manifest) -> Seen:
+    """Units, cards, what each instance answers, the hash that each balancer serves."""
+    proven = [proof["unit"] for proof in [*manifest["instances"], *manifest["balancers"]]]
+    names = sorted({u["name"] for u in manifest["units"] if "@" not in u["name"]} | {*proven, STOCK})
+    with ThreadPoolExecutor(16) as pool:
+        cards = pool.submit(look_cards.cards, machine)
+        answers = pool.map(lambda proof: _instance(machine, proof), manifest["instances"])
+        hashes = pool.map(lambda proof: prove.balancer_hash(machine, proof), manifest["balancers"])
+        units = _units(machine, names)
+        return {
+            "units": units,
+            "cards": cards.result(),
+            "instances": {p["instance"]: a for p, a in zip(manifest["instances"], answers)},  # noqa: B905
+            "hashes": {p["balancer"]: h for p, h in zip(manifest["balancers"], hashes)},  # noqa: B905
+        }
+
+
+def _units(machine: Machine, names: List[str]) -> Seen:
+    """Each unit as systemd shows it; `since` is the age of its active state in seconds."""
+    done = machine.run(["systemctl", "show", "--property=" + _UNIT, "--", *names])
+    blocks = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for block in done.text.strip().split("\n\n")
+    ]
+    return {name: _unit(machine, block) for name, block in zip(names, blocks)}  # noqa: B905
+
+
+def _unit(machine: Machine, block: Dict[str, str]) -> Seen:
+    entered = block.get("ActiveEnterTimestampMonotonic", "")
+    age = machine.now() - int(entered) / 1e6 if entered.isdigit() and int(entered) else None
+    return {
+        "active": block.get("ActiveState", ""),
+        "sub": block.get("SubState", ""),
+        "loaded": block.get("LoadState", ""),
+        "enabled": block.get("UnitFileState", ""),
+        "result": block.get("Result", ""),
+        "pid": _number(block.get("MainPID")),
+        "restarts": _number(block.get("NRestarts")),
+        "invocation": block.get("InvocationID", ""),
+        "age": age,
+    }
+
+
+def _number(text: Any) -> int:
+    return int(text) if str(text).isdigit() else 0
+
+
+def _instance(machine: Machine, proof: Seen) -> Seen:
+    """Version and loaded models; `error` says why there is no answer."""
+    version = machine.ask(proof["port"], "GET", "/api/version", timeout=WAIT)
+    if version.status != 200:
+        return {"error": "HTTP %d" % version.status if version.status else version.text[:200]}
+    running = machine.ask(proof["port"], "GET", "/api/ps", timeout=WAIT)
+    models = running.json().get("models")
+    return {
+        "version": str(version.json().get("version", "")),
+        "models": models if isinstance(models, list) else [],
+        "error": ""
+        if running.status == 200
+        else "/api/ps: HTTP %d %s" % (running.status, running.text[:200]),
+    }
+
+
+# ------------------------------------------------------------------------------------- the deep look
+def _deep(machine: Machine, manifest: Manifest, message: Message, units: Seen) -> Seen:
+    since = float(message.get("since") or 86400.0)
+    reach: List[Tuple[str, int]] = [(str(a), int(p)) for a, p in message.get("reach") or ()]
+    proofs = [*manifest["instances"], *manifest["balancers"]]
+    with ThreadPoolExecutor(16) as pool:
+        logs = pool.map(
+            lambda proof: look_log.evidence(machine, proof["unit"], units.get(proof["unit"]) or {}, since),
+            proofs,
+        )
+        reached = pool.map(lambda place: _reach(*place), reach)
+        found = {
+            "logs": {p["unit"]: lines for p, lines in zip(proofs, logs)},  # noqa: B905
+            "reached": [[*place, why] for place, why in zip(reach, reached)],  # noqa: B905
+        }
+    listeners = machine.run(LISTENERS, timeout=10.0)
+    return {
+        **found,
+        "listeners": listeners.lines if listeners.code == 0 else [],
+        "store": look_store.store(manifest),
+        "edges": {p["balancer"]: look_log.access(str(p["balancer"]), since) for p in manifest["balancers"]},
+        "drivers": os.path.exists("/proc/driver/nvidia/version"),
+    }
+
+
+def _reach(address: str, port: int) -> str:
+    """Why an instance does not answer to a balancer here; empty if it does."""
+    import http.client
+
+    link = http.client.HTTPConnection(address, port, timeout=WAIT)
+    try:
+        link.request("GET", "/api/version", headers={"Host": "localhost:%d" % port})
+        status = link.getresponse().status
+        return "" if status == 200 else "HTTP %d" % status
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    finally:
+        link.close()

@@ -1,0 +1,150 @@
+"""Findings about balancers: what they serve, what they reach, what failed behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..errors import Where
+from .evidence import Failure, Line
+from .finding import Case, Finding, clock, quoted
+from .looking import members
+
+SETTLED = 60.0  # seconds after an instance's start whose failures are those of the start
+
+
+def configuration(case: Case) -> Iterator[Finding]:
+    for balancer in case.seen.balancers:
+        if case.seen.live and case.unit(balancer.unit).up and balancer.serves != balancer.wanted:
+            serves = balancer.serves or "nothing"
+            yield case.finding(
+                "balancer-stale",
+                f"balancer {balancer.name}",
+                "nginx does not serve the configuration in force: a reload failed",
+                [
+                    f"GET /release: {serves}, in force {balancer.wanted}",
+                    *quoted(_errors(case, balancer.unit)),
+                ],
+                f"journalctl -u {balancer.unit}; then ogen apply",
+                _place(case, balancer.name),
+            )
+
+
+def reach(case: Case) -> Iterator[Finding]:
+    reached = case.seen.deep.reached if case.seen.deep else {}
+    names = members(case.whole, case.seen.host)
+    for place, why in reached.items():
+        member = names.get(place, f"{place[0]}:{place[1]}")
+        if why and not _absent(case, member):
+            yield case.finding(
+                "unreachable-member",
+                "",
+                f"{member} does not answer to the balancer on this host",
+                [f"GET http://{place[0]}:{place[1]}/api/version: {why}"],
+                f"look at {member}; a firewall, or another data_address, if it answers on its own host",
+                _member_place(case, member),
+            )
+
+
+def failures(case: Case) -> Iterator[Finding]:
+    """Tries that failed since the instance is up: those while it started were its start's."""
+    names = {
+        f"{a}:{p}" if ":" not in a else f"[{a}]:{p}": m
+        for (a, p), m in members(case.whole, case.seen.host).items()
+    }
+    for balancer, all_failures in (case.seen.deep.failures if case.seen.deep else {}).items():
+        for upstream in sorted({failure.upstream for failure in all_failures}):
+            member = names.get(upstream)
+            if member is None:
+                continue  # of an earlier release, or nginx's name of a whole pool
+            found = [f for f in all_failures if f.upstream == upstream and f.time > _settled(case, member)]
+            late = [f for f in found if f.status == "504"]
+            other = [f for f in found if f.status != "504"]
+            if late:
+                yield _failed(case, balancer, member, "upstream-timeout", "gave no answer in time", late)
+            if other:
+                yield _failed(case, balancer, member, "upstream-fails", "failed requests", other)
+
+
+def _failed(
+    case: Case, balancer: str, member: str, kind: str, what: str, found: Sequence[Failure]
+) -> Finding:
+    fixes = {
+        "upstream-timeout": "read_timeout of the balancer, if answers may take so long; else ogen logs of it",
+        "upstream-fails": f"ogen logs and ogen doctor of {member.partition('/')[0]} say why",
+    }
+    return case.finding(
+        kind,
+        f"balancer {balancer}",
+        f"{member} {what}: {len(found)} times, last at {clock(found[-1].time)}",
+        [f"{clock(f.time)} upstream {f.upstream} status {f.status}" for f in found[-3:]],
+        fixes[kind],
+        _member_place(case, member) if kind == "upstream-fails" else _place(case, balancer),
+    )
+
+
+def nobody(case: Case) -> Iterator[Finding]:
+    """All instances of a pool counted as dead at once."""
+    start = max(
+        (_settled(case, member) for member in members(case.whole, case.seen.host).values()), default=0
+    )
+    for balancer in case.seen.balancers:
+        lines = [line for line in case.log(balancer.unit).lines if "no live upstreams" in line.text]
+        found = [line for line in lines if line.time > start]
+        if found:
+            yield case.finding(
+                "no-live-upstreams",
+                f"balancer {balancer.name}",
+                f"{len(found)} requests found no instance alive in their pool",
+                quoted(found),
+                "one more replica in another host; a longer read_timeout, if slow answers count as failures",
+                _place(case, balancer.name),
+            )
+
+
+def bodies(case: Case) -> Iterator[Finding]:
+    for balancer, statuses in (case.seen.deep.statuses if case.seen.deep else {}).items():
+        if statuses.get("413"):
+            yield case.finding(
+                "body-too-large",
+                f"balancer {balancer}",
+                f"{statuses['413']} requests were larger than max_body (413)",
+                [f"access log: status 413, {statuses['413']} times"],
+                "a larger max_body",
+                _place(case, balancer),
+            )
+
+
+def _absent(case: Case, member: str) -> bool:
+    """Its host was looked at, and has no such instance yet: that is what an apply is for."""
+    host, _, name = member.partition("/")
+    other = case.others.get(host)
+    return other is not None and all(one.name != name for one in other.instances)
+
+
+def _settled(case: Case, member: str) -> float:
+    """When an instance counted as started, by this host's clock; 0 if that is unknown."""
+    host, _, name = member.partition("/")
+    other = case.others.get(host)
+    found = next((i for i in other.instances if i.name == name), None) if other else None
+    if other is None or found is None:
+        return 0.0
+    age = (other.units[found.unit].age if found.unit in other.units else None) or 0.0
+    return case.seen.time - age + SETTLED
+
+
+def _errors(case: Case, unit: str) -> list[Line]:
+    log = case.log(unit)
+    return [line for line in log.last if "[emerg]" in line.text or "[alert]" in line.text]
+
+
+def _place(case: Case, balancer: str) -> Where | None:
+    entries = (e.balancer for e in case.plan.entries)
+    return next((b.where for b in entries if b.name == balancer), None)
+
+
+def _member_place(case: Case, member: str) -> Where | None:
+    name = member.partition("/")[0]
+    return next((h.host.where for h in case.whole.hosts if h.host.name == name), None)
+
+
+FINDERS = (configuration, reach, failures, nobody, bodies)

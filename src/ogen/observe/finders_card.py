@@ -1,0 +1,129 @@
+"""Findings about cards: gone, other than planned, hot, or with memory that others hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..inventory.model import Gpu
+from ..plan.picture import use_of
+from .evidence import CardSeen, listed
+from .finders_instance import empty
+from .finding import Case, Finding, gib
+
+SLACK = 512 * 2**20  # bytes: driver contexts differ
+IDLE = 1536 * 2**20  # bytes on a card with nothing loaded: several driver contexts
+HOT = 90.0  # °C: cards slow down somewhere between 83 and 95
+SMALLER = 0.97
+
+
+def driver(case: Case) -> Iterator[Finding]:
+    if not _planned(case) or case.seen.cards:
+        return
+    said = case.seen.card_said or ("nvidia-smi is not there" if case.seen.card_code == 127 else "no card",)
+    mismatch = any("mismatch" in line for line in said)
+    yield case.finding(
+        "driver-mismatch" if mismatch else "driver",
+        "",
+        "the driver's kernel module is of another version than its library"
+        if mismatch
+        else "nvidia-smi shows no card",
+        [f"nvidia-smi: exit {case.seen.card_code}", *said],
+        "reboot the host: the driver was updated while it was in use"
+        if mismatch
+        else "modprobe nvidia; dmesg says why it does not load; reinstall the driver after a kernel update",
+    )
+
+
+def lost(case: Case) -> Iterator[Finding]:
+    if not case.seen.cards:
+        return
+    for gpu in _planned(case):
+        if case.card(gpu) is None:
+            there = ", ".join(f"{c.index} {c.uuid}" for c in case.seen.cards)
+            wanted = gpu.uuid or f"index {gpu.index}"
+            yield case.finding(
+                "card-lost",
+                f"card {gpu.index}",
+                f"{gpu.model} ({wanted}) is not among the host's cards",
+                [*case.seen.card_said, f"nvidia-smi shows: {there}"],
+                f"reboot the host; if it stays away: gpus: {{{gpu.index}: {{state: out, reason: …}}}}"
+                ", or a new UUID by `ogen lock`",
+                gpu.where,
+            )
+
+
+def smaller(case: Case) -> Iterator[Finding]:
+    for gpu in _planned(case):
+        card = case.card(gpu)
+        if card and card.total < gpu.vram * SMALLER:
+            yield case.finding(
+                "card-smaller",
+                f"card {gpu.index}",
+                f"planned was {gpu.model} with {gib(gpu.vram)}, there is {card.name} with {gib(card.total)}",
+                [f"nvidia-smi: {card.index}, {card.name}, {card.total >> 20} MiB"],
+                f"set the card's true model, or vram: {card.total >> 20}MiB",
+                gpu.where,
+            )
+
+
+def others(case: Case) -> Iterator[Finding]:
+    """Memory of programs that are not ogen's: by name where the driver tells, else by the sum."""
+    units = {instance.unit for instance in case.seen.instances}
+    for gpu in _planned(case):
+        card = case.card(gpu)
+        if card is None:
+            continue
+        foreign = [p for p in case.seen.programs if p.uuid == card.uuid and p.unit not in units]
+        named = sum(p.used for p in foreign)
+        over = _over(case, gpu, card)
+        if named > max(gpu.reserve, SLACK) or over > 0:
+            held = named or over
+            who = ", ".join(sorted({p.name.rsplit("/", 1)[-1] for p in foreign})) or "others than ogen"
+            programs = [f"pid {p.pid} {p.name} ({p.unit or 'no unit'}): {p.used >> 20} MiB" for p in foreign]
+            planned = _held(case, gpu) >> 20
+            figures = f"nvidia-smi: {card.used >> 20} of {card.total >> 20} MiB used, planned {planned}"
+            yield case.finding(
+                "memory-others",
+                f"card {gpu.index}",
+                f"{who} hold {gib(held)} of the card",
+                [*programs, figures],
+                f"stop them, or leave them room: reserve: {-(-max(held, 1) >> 20)}MiB",
+                gpu.where,
+            )
+
+
+def _over(case: Case, gpu: Gpu, card: CardSeen) -> int:
+    """Bytes in use beyond what the plan explains; 0 if it does."""
+    here = [i for i in case.seen.instances if card in case.cards_of(i)]
+    if here and all(empty(case, one) for one in here):
+        limit = IDLE + gpu.reserve
+        return card.used - gpu.reserve if card.used > limit else 0
+    planned = _held(case, gpu)
+    return card.used - planned if card.used > planned + SLACK else 0
+
+
+def _held(case: Case, gpu: Gpu) -> int:
+    """Bytes that the plan accounts for: models, contexts, margin, what is left to others."""
+    mine = [i for i in case.plan.instances if any(g.index == gpu.index for g in i.gpus)]
+    use = use_of(gpu, mine, case.plan.host.ollama.version)
+    return use.total - use.free
+
+
+def hot(case: Case) -> Iterator[Finding]:
+    for card in case.seen.cards:
+        if card.temperature is not None and card.temperature >= HOT:
+            yield case.finding(
+                "card-hot",
+                f"card {card.index}",
+                f"{card.name} is at {card.temperature:.0f} °C: it slows down",
+                [f"nvidia-smi: {card.temperature:.0f} °C, {card.power or 0:.0f} W"],
+                "clean the fans, look at the air; `nvidia-smi -pl` limits the power",
+            )
+
+
+def _planned(case: Case) -> list[Gpu]:
+    """The cards that ogen uses, as far as nvidia-smi lists them: no other vendor's, no slices of a card."""
+    return [gpu for gpu in case.plan.host.gpus if case.seen.live and gpu.state == "in" and listed(gpu)]
+
+
+FINDERS = (driver, lost, smaller, others, hot)

@@ -1,0 +1,139 @@
+"""Findings about a host as a whole: its release, its clock and disk, services and ports of others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from .finding import Case, Finding, gib
+
+STOCK = "ollama.service"
+MONITOR = "ogen-monitor.service"
+CLOCK = 30.0  # seconds: certificates, expiry of leases and merged logs suffer beyond
+ROOM = 5 * 2**30  # bytes: less than a small model
+INODES = 0.01
+_PROGRAM = re.compile(r'\("([^"]+)",pid=(\d+)')
+
+
+def release(case: Case) -> Iterator[Finding]:
+    seen = case.seen
+    if seen.current is None and (case.plan.instances or case.plan.entries):
+        yield case.finding(
+            "no-release", "", "nothing was applied here yet", ["/etc/ogen/current is not there"], "ogen apply"
+        )
+    if not seen.idle and not seen.locked:
+        yield case.finding(
+            "unfinished",
+            "",
+            "a transaction did not come to its end",
+            ["/etc/ogen/journal has no last record, and nobody holds the lock"],
+            "ogen apply: it recovers first; `journalctl -u ogen-tx` on the host says what happened",
+        )
+    if seen.comparison.edited:
+        shown = ", ".join(seen.comparison.edited[:5])
+        yield case.finding(
+            "edited",
+            "",
+            f"edited by hand: {shown}",
+            [f"{path} is not what the release in force holds" for path in seen.comparison.edited],
+            "ogen diff shows the edit; put it into the inventory, or `ogen apply` takes it back",
+        )
+
+
+def clock(case: Case) -> Iterator[Finding]:
+    off, slack = case.seen.offset, case.seen.slack
+    if abs(off) - slack > CLOCK:
+        way = "ahead of" if off > 0 else "behind"
+        yield case.finding(
+            "clock",
+            "",
+            f"the clock is {abs(off):.0f} s {way} this machine's",
+            [f"difference {off:+.1f} s, measured within {slack:.1f} s"],
+            "timedatectl set-ntp true on the host; check that it reaches a time server",
+        )
+
+
+def disk(case: Case) -> Iterator[Finding]:
+    found = case.seen.deep.disk if case.seen.deep else None
+    if found is None:
+        return
+    if not found.there:
+        yield case.finding(
+            "store-missing",
+            "",
+            f"the folder of models {found.folder} is not there",
+            [f"{found.folder}: no such folder"],
+            "mount it, or set ollama.models_dir; `ogen provision` makes it",
+        )
+    elif found.free < min(ROOM, found.total // 10) or found.inodes_free < found.inodes * INODES:
+        yield case.finding(
+            "disk-low",
+            "",
+            f"{gib(found.free)} of {gib(found.total)} are free in {found.folder}",
+            [f"{found.folder}: {found.free} bytes, {found.inodes_free} of {found.inodes} inodes free"],
+            "remove models that nobody uses, or set ollama.models_dir to a larger disk",
+        )
+
+
+def blobs(case: Case) -> Iterator[Finding]:
+    lacking = case.seen.deep.lacking if case.seen.deep else ()
+    for name, model in sorted({(name, model) for name, model, _ in lacking}):
+        files = [blob for n, m, blob in lacking if (n, m) == (name, model)]
+        yield case.finding(
+            "blobs-missing",
+            name,
+            f"the files of {model} are not in the store: it can't be loaded again",
+            [f"missing: {blob}" for blob in files],
+            "ogen apply pulls them again; look for who cleans up the models' folder",
+            case.place(name),
+        )
+
+
+def services(case: Case) -> Iterator[Finding]:
+    own = {i.unit for i in case.seen.instances} | {b.unit for b in case.seen.balancers} | {STOCK}
+    for name, unit in case.seen.units.items():
+        bad = unit.active == "failed" or unit.sub == "auto-restart" or (name == MONITOR and not unit.up)
+        if bad and name not in own:
+            yield case.finding(
+                "service-down",
+                "",
+                f"{name} is {unit.active}",
+                [f"systemctl show: {unit.active} ({unit.sub}), result {unit.result}"],
+                f"journalctl -u {name}; systemctl restart {name}",
+            )
+
+
+def stock(case: Case) -> Iterator[Finding]:
+    """The packaged service takes port 11434 and sees every card."""
+    unit = case.unit(STOCK)
+    if unit.up and case.seen.instances:
+        yield case.finding(
+            "stock-service",
+            "",
+            "the stock ollama.service runs beside ogen's instances: it sees every card and wants port 11434",
+            [f"ollama.service is {unit.active} ({unit.sub}), {unit.enabled}"],
+            "systemctl disable --now ollama.service on the host",
+        )
+
+
+def ports(case: Case) -> Iterator[Finding]:
+    for instance in case.seen.instances:
+        if case.unit(instance.unit).up:
+            continue
+        for line in case.seen.deep.listeners if case.seen.deep else ():
+            words = line.split()
+            if len(words) > 3 and words[3].endswith(f":{instance.port}"):
+                who = _PROGRAM.search(line)
+                by = f"{who[1]} (pid {who[2]})" if who else "another program"
+                yield case.finding(
+                    "port-taken",
+                    instance.name,
+                    f"port {instance.port} is held by {by}, {instance.unit} can't have it",
+                    [line],
+                    f"stop that program, or set another port under `instances:` of {case.seen.host}",
+                    case.place(instance.name),
+                )
+                break
+
+
+FINDERS = (release, clock, disk, blobs, services, stock, ports)

@@ -1,0 +1,188 @@
+"""Findings about what an instance answers: its version, its cards, the models that it should hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ..agent import cards
+from .evidence import InstanceSeen, Loaded, Promise
+from .finding import Case, Finding, gib, quoted
+from .log_lines import Load, loads
+
+SETTLED = 20.0  # seconds after its start in which an instance may still be silent
+_LOADING = re.compile(r'msg="(?:starting llama-server|starting runner)')
+_LOADED = re.compile(r"started in \d")
+
+
+def _up(case: Case) -> Iterator[InstanceSeen]:
+    """Instances whose unit runs, and not only since a moment."""
+    for instance in case.seen.instances:
+        unit = case.unit(instance.unit)
+        if unit.up and (unit.age is None or unit.age >= SETTLED or not instance.error):
+            yield instance
+
+
+def answers(case: Case) -> Iterator[Finding]:
+    for instance in _up(case):
+        if instance.error:
+            yield case.finding(
+                "no-answer",
+                instance.name,
+                f"{instance.unit} runs, but does not answer on port {instance.port}",
+                [f"GET /api/version: {instance.error}", *quoted(case.log(instance.unit).last)[-2:]],
+                f"systemctl restart {instance.unit}",
+                case.place(instance.name),
+            )
+
+
+def version(case: Case) -> Iterator[Finding]:
+    wanted = case.plan.host.ollama.version
+    for instance in _up(case):
+        if instance.version and instance.version.lstrip("v") != wanted.lstrip("v"):
+            yield case.finding(
+                "version",
+                instance.name,
+                f"runs Ollama {instance.version}, planned is {wanted}",
+                [f'GET /api/version: {{"version":"{instance.version}"}}'],
+                f"install Ollama {wanted} (`ogen provision`), or set ollama.version: {instance.version}",
+            )
+
+
+def right_card(case: Case) -> Iterator[Finding]:
+    """Which card an instance took is told by its log; /api/ps does not say."""
+    known = [cards.Card(c.index, c.uuid, c.pci, c.total >> 20, c.name, c.driver) for c in case.seen.cards]
+    for instance in _up(case):
+        log = case.log(instance.unit)
+        shown = [line for line in log.start if 'msg="inference compute"' in line.text]
+        if not shown:
+            continue  # its start is no longer in the journal
+        wrong = cards.check([line.text for line in shown], list(instance.gpus), known)
+        if not wrong:
+            continue
+        kind = "on-cpu" if "CPU" in wrong else "vulkan" if "Vulkan" in wrong else "wrong-card"
+        if kind == "wrong-card" and len(case.cards_of(instance)) < len(instance.gpus):
+            continue  # a card that is gone can't be compared: that is a finding of its own
+        fix = {
+            "on-cpu": f"restart {instance.unit} when the driver works again: nvidia-smi and dmesg tell",
+            "vulkan": "OLLAMA_VULKAN=0 must be in the unit: take OLLAMA_VULKAN out of `env`, ogen apply",
+            "wrong-card": "ogen lock records the cards' UUIDs: then ogen apply",
+        }[kind]
+        yield case.finding(kind, instance.name, wrong, quoted(shown), fix, case.place(instance.name))
+
+
+def resident(case: Case) -> Iterator[Finding]:
+    for instance in _up(case):
+        age = case.unit(instance.unit).age
+        if instance.error or (age is not None and age < SETTLED) or _loading(case, instance):
+            continue
+        for promise in instance.promised:
+            if promise.resident and instance.loaded(promise) is None:
+                there = ", ".join(m.name for m in instance.models) or "nothing"
+                yield case.finding(
+                    "not-resident",
+                    instance.name,
+                    f"{promise.model} is not in memory: the next request waits for its load",
+                    [f"GET /api/ps: {there}"],
+                    f"systemctl start ogen-preload@{instance.name}.service loads it; keep_alive: -1 keeps it",
+                    case.model_place(instance.name, promise.model),
+                )
+
+
+def empty(case: Case, instance: InstanceSeen) -> bool:
+    """It says that it holds no model, and is not about to load one."""
+    unit = case.unit(instance.unit)
+    settled = unit.up and (unit.age is None or unit.age >= SETTLED)
+    return settled and not instance.error and not instance.models and not _loading(case, instance)
+
+
+def _loading(case: Case, instance: InstanceSeen) -> bool:
+    """A load is under way: its start is in the log, its end is not."""
+    lines = case.log(instance.unit).lines
+    last = next((n for n in reversed(range(len(lines))) if _LOADING.search(lines[n].text)), None)
+    if last is None:
+        return False
+    young = case.seen.time - lines[last].time < 900
+    return young and not any(_LOADED.search(line.text) or "[GIN]" in line.text for line in lines[last:])
+
+
+def context(case: Case) -> Iterator[Finding]:
+    """Another context is another memory: a client that asks for one reloads the model."""
+    for instance in _up(case):
+        for promise in instance.promised:
+            found, placed = instance.loaded(promise), case.placement(instance.name, promise.model)
+            # an embedding model's context is clamped to what it was trained with
+            wanted = placed.settings.context if placed and not placed.model.embedding else 0
+            if found and wanted and found.context and found.context != wanted:
+                yield case.finding(
+                    "context",
+                    instance.name,
+                    f"{promise.model} is loaded with context {found.context}, planned is {wanted}",
+                    [f"GET /api/ps: {found.name} context_length {found.context}"],
+                    "a client sends num_ctx: client_options: {max_context: plan} at the balancer stops it;"
+                    " ogen apply if the plan has changed",
+                    case.model_place(instance.name, promise.model),
+                )
+
+
+def spilled(case: Case) -> Iterator[Finding]:
+    """Layers or experts in host memory that were planned on the card: slow, and easily overlooked."""
+    for instance in _up(case):
+        log = case.log(instance.unit)
+        told = loads([*log.start, *(line for line in log.lines if line not in log.start)])
+        for promise in instance.promised:
+            found = instance.loaded(promise)
+            if promise.verdict != "full" or found is None:
+                continue
+            last = next((one for one in reversed(told) if _is(case, one, promise, instance)), None)
+            what = _spill(found, last)
+            if what:
+                shown = quoted([last.line]) if last else ()
+                yield case.finding(
+                    "spilled",
+                    instance.name,
+                    f"{promise.model} is not wholly on the card: {what}",
+                    [*shown, f"GET /api/ps: {gib(found.vram)} of {gib(found.size)} in VRAM"],
+                    _less(case, instance.name, promise.model),
+                    case.model_place(instance.name, promise.model),
+                )
+
+
+def _is(case: Case, load: Load, promise: Promise, instance: InstanceSeen) -> bool:
+    names = case.seen.deep.blobs.get(load.blob, ()) if case.seen.deep else ()
+    return promise.tagged in names or (not names and len(instance.promised) == 1)
+
+
+def _spill(found: Loaded, load: Load | None) -> str:
+    if load and load.layers is not None and load.layers < load.layers_total:
+        return f"{load.layers} of {load.layers_total} layers"
+    if load and load.overflow:
+        return f"all layers, but parts of {load.overflow} overflow into host memory"
+    if found.vram < found.size:
+        return f"{100 * found.vram / max(1, found.size):.0f} % of it"
+    return ""
+
+
+def _less(case: Case, name: str, model: str) -> str:
+    return f"free the card, or take a concession: {concession(case, name, model)}"
+
+
+def concession(case: Case, name: str, model: str) -> str:
+    """The next step that saves memory, with what it saves, in the words of the inventory.
+
+    A q8_0 cache takes 1.0625 bytes for each value instead of 2 (facts of ggml's block format).
+    """
+    placed, planned = case.placement(name, model), case.instance(name)
+    if placed is None or planned is None:
+        return "a smaller context or quantisation"
+    kv, tokens = placed.account.kv_bytes, placed.settings.context
+    if kv and planned.server.kv_cache in (None, "f16"):
+        return f"kv_cache: q8_0 for {model} saves {gib(kv * (1 - 1.0625 / 2))}"
+    if kv and tokens >= 4096:
+        return f"context: {tokens // 2} for {model} saves {gib(kv / 2)}"
+    if placed.slots > 1:
+        return f"parallel: {placed.slots - 1} for {model} saves {gib(kv / placed.slots)}"
+    return f"a smaller quantisation in `from` of {model}"
+
+
+FINDERS = (answers, version, right_card, resident, context, spilled)

@@ -1,0 +1,100 @@
+"""A finding: what is wrong where, what shows it, and what mends it; and the case that finders look at."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ..errors import Where
+from ..inventory.model import Gpu
+from ..plan.model import HostPlan, Instance, Placement, Plan
+from .evidence import CardSeen, HostSeen, InstanceSeen, Line, UnitLog, UnitSeen
+from .looking import DAY
+
+SHOWN = 3  # lines of evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`kind` is a word for programs; `fix` is a command, or what to change at `where`."""
+
+    kind: str
+    host: str
+    about: str  # "gpu0", "card 1", "balancer api"; "" is the host itself
+    what: str
+    evidence: tuple[str, ...]
+    fix: str
+    where: Where | None = None
+
+    @property
+    def subject(self) -> str:
+        return f"{self.host}/{self.about}" if self.about else self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One host: what was planned, what was seen, and the other hosts that its balancers reach."""
+
+    whole: Plan
+    plan: HostPlan
+    seen: HostSeen
+    others: Mapping[str, HostSeen] = field(default_factory=dict)
+    since: float = DAY  # seconds that logs were looked back
+
+    @property
+    def where(self) -> Where | None:
+        return self.plan.host.where
+
+    def instance(self, name: str) -> Instance | None:
+        return next((i for i in self.plan.instances if i.name == name), None)
+
+    def place(self, name: str) -> Where | None:
+        """The inventory's line behind an instance: its own if it is pinned, else its host's."""
+        planned = self.instance(name)
+        return (planned.where if planned else None) or self.where
+
+    def placement(self, name: str, model: str) -> Placement | None:
+        planned = self.instance(name)
+        return next((p for p in planned.placements if p.model.name == model), None) if planned else None
+
+    def model_place(self, name: str, model: str) -> Where | None:
+        placed = self.placement(name, model)
+        return (placed.model.where if placed else None) or self.place(name)
+
+    def unit(self, name: str) -> UnitSeen:
+        return self.seen.units.get(name, UnitSeen())
+
+    def log(self, unit: str) -> UnitLog:
+        return self.seen.deep.logs.get(unit, UnitLog()) if self.seen.deep else UnitLog()
+
+    def card(self, gpu: Gpu) -> CardSeen | None:
+        """By UUID where it is known: indexes shuffle."""
+        if gpu.uuid:
+            return next((c for c in self.seen.cards if c.uuid == gpu.uuid), None)
+        return next((c for c in self.seen.cards if c.index == gpu.index), None)
+
+    def cards_of(self, instance: InstanceSeen) -> tuple[CardSeen, ...]:
+        return tuple(c for c in self.seen.cards if c.uuid in instance.gpus or str(c.index) in instance.gpus)
+
+    def finding(
+        self, kind: str, about: str, what: str, evidence: Iterable[str], fix: str, where: Where | None = None
+    ) -> Finding:
+        return Finding(kind, self.seen.host, about, what, tuple(evidence)[:SHOWN], fix, where or self.where)
+
+
+def quoted(lines: Iterable[Line]) -> tuple[str, ...]:
+    """The last lines with their times, as evidence."""
+    return tuple(f"{clock(line.time)} {line.text}" for line in lines)[-SHOWN:]
+
+
+def clock(stamp: float) -> str:
+    """Seconds since 1970 as UTC; hosts' clocks may say anything."""
+    try:
+        return datetime.datetime.fromtimestamp(stamp, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return str(stamp)
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"

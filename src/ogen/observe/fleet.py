@@ -1,0 +1,159 @@
+"""The plan and what was seen, joined for `ogen status`: one row for each host, card, instance, balancer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import HostError
+from ..inventory.model import Gpu
+from ..plan.model import HostPlan, Plan
+from ..plan.picture import use_of
+from ..push import Comparison
+from .evidence import BalancerSeen, CardSeen, HostSeen, InstanceSeen, UnitSeen, listed
+
+
+@dataclass(frozen=True, slots=True)
+class CardRow:
+    """Bytes; `used` is None where the card does not tell, or is not there."""
+
+    index: int
+    model: str
+    total: int
+    planned: int
+    used: int | None
+    busy: float | None = None  # percent
+    temperature: float | None = None  # °C
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A model of an instance; `loaded` False: promised to be resident, and not there."""
+
+    name: str
+    loaded: bool
+    vram: int = 0
+    size: int = 0
+    context: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """state: up · silent (its unit runs, it does not answer) · a state of systemd · unknown."""
+
+    name: str
+    port: int
+    state: str
+    version: str
+    models: tuple[ModelRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BalancerRow:
+    """`hash` is that of the configuration that nginx serves."""
+
+    name: str
+    listen: int | None
+    state: str
+    hash: str
+    in_force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """One host; with `error` nothing else is known."""
+
+    name: str
+    error: HostError | None = None
+    release: str | None = None
+    pending: tuple[str, ...] = ()  # what an apply would do, in words
+    edited: tuple[str, ...] = ()  # paths
+    locked: str | None = None
+    cards: tuple[CardRow, ...] = ()
+    instances: tuple[InstanceRow, ...] = ()
+    balancers: tuple[BalancerRow, ...] = ()
+
+
+def rows(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> tuple[HostRow, ...]:
+    """The hosts that were asked, in the plan's order."""
+    return tuple(_host(host, seen[host.host.name]) for host in plan.hosts if host.host.name in seen)
+
+
+def _host(plan: HostPlan, seen: HostSeen | HostError) -> HostRow:
+    if isinstance(seen, HostError):
+        return HostRow(plan.host.name, seen)
+    return HostRow(
+        plan.host.name,
+        release=seen.current,
+        pending=pending(seen.comparison),
+        edited=seen.comparison.edited,
+        locked=seen.locked,
+        cards=tuple(_card(plan, gpu, seen) for gpu in plan.host.gpus),
+        instances=tuple(_instance(one, seen) for one in seen.instances),
+        balancers=tuple(_balancer(one, plan, seen) for one in seen.balancers),
+    )
+
+
+def pending(comparison: Comparison) -> tuple[str, ...]:
+    """What an apply would do beside taking back edits."""
+    states = ("differs", "missing", "removed")
+    files = sum(one.state in states and not one.edited for one in comparison.files)
+    words = [f"{files} file{'s' if files != 1 else ''}"] if files else []
+    for verb in ("restart", "reload", "stop"):
+        names = getattr(comparison, verb)
+        words += [f"{verb} {', '.join(names)}"] if names else []
+    words += [f"make {', '.join(comparison.models)}"] if comparison.models else []
+    return tuple(words + ([f"link {', '.join(comparison.links)}"] if comparison.links and not files else []))
+
+
+def _card(plan: HostPlan, gpu: Gpu, seen: HostSeen) -> CardRow:
+    mine = [i for i in plan.instances if any(g.index == gpu.index for g in i.gpus)]
+    use = use_of(gpu, mine, plan.host.ollama.version)
+    card = _seen(gpu, seen)
+    note = f"out: {gpu.reason or 'by the inventory'}" if gpu.state == "out" else ""
+    if not note and card is None and seen.live and listed(gpu):
+        note = "not there"
+    return CardRow(
+        gpu.index,
+        gpu.model,
+        total=card.total if card and card.total else gpu.vram,
+        planned=0 if gpu.state == "out" else use.total - use.free,
+        used=card.used if card else None,
+        busy=card.busy if card else None,
+        temperature=card.temperature if card else None,
+        note=note,
+    )
+
+
+def _seen(gpu: Gpu, seen: HostSeen) -> CardSeen | None:
+    """By UUID where it is known: indexes shuffle."""
+    if gpu.uuid:
+        return next((card for card in seen.cards if card.uuid == gpu.uuid), None)
+    return next((card for card in seen.cards if card.index == gpu.index), None)
+
+
+def _instance(one: InstanceSeen, seen: HostSeen) -> InstanceRow:
+    models = [ModelRow(m.name, True, m.vram, m.size, m.context) for m in one.models]
+    lacking = [p for p in one.promised if p.resident and one.loaded(p) is None]
+    state = _state(seen, one.unit)
+    if state == "up" and one.error:
+        state = "silent"
+    if state == "up":
+        models += [ModelRow(p.model, False) for p in lacking]
+    return InstanceRow(one.name, one.port, state, one.version, tuple(models))
+
+
+def _state(seen: HostSeen, unit: str) -> str:
+    if not seen.live:
+        return "unknown"
+    found = seen.units.get(unit, UnitSeen())
+    return "up" if found.up else found.active or "unknown"
+
+
+def _balancer(one: BalancerSeen, plan: HostPlan, seen: HostSeen) -> BalancerRow:
+    planned = next((e.balancer for e in plan.entries if e.balancer.name == one.name), None)
+    right = bool(one.serves) and one.serves == one.wanted
+    return BalancerRow(
+        one.name, planned.listen if planned else None, _state(seen, one.unit), one.serves, right
+    )

@@ -1,0 +1,133 @@
+"""`ogen status` on one screen: a line for each host, card, instance and balancer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+
+from rich.console import Console
+from rich.text import Text
+
+from ..plan.picture import gib
+from ..release.plaintext import clean
+from .fleet import BalancerRow, CardRow, HostRow, InstanceRow, ModelRow
+
+USED, WITHIN, FREE, BEYOND = "█", "░", "·", "▓"  # used as planned, planned, free, used beyond the plan
+_NAME = 22
+
+
+def text(rows: Sequence[HostRow], *, title: str, width: int = 100, colour: bool = False) -> str:
+    """The whole screen; `width` is that of the lines with bars."""
+    into = StringIO()
+    console = Console(
+        file=into,
+        width=width,
+        color_system="standard" if colour else None,
+        force_terminal=colour,
+        highlight=False,
+    )
+    lines = [Text(_plain(f"{title}: {headline(rows)}"), style="bold")]
+    if any(row.cards for row in rows):
+        lines.append(
+            Text(f"{USED} used  {WITHIN} planned, not used  {BEYOND} used beyond the plan  {FREE} free")
+        )
+    for row in rows:
+        lines += ["", *_host(row, width)] if row.cards or row.balancers else _host(row, width)  # type: ignore[list-item]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return "\n".join(line.rstrip() for line in into.getvalue().split("\n"))
+
+
+def _plain(text: str) -> str:
+    return clean(text).replace("\n", " ")
+
+
+def headline(rows: Sequence[HostRow]) -> str:
+    instances = [one for row in rows for one in row.instances]
+    up = sum(one.state == "up" for one in instances)
+    words = [f"{len(rows)} host{'s' if len(rows) != 1 else ''}", f"{up} of {len(instances)} instances up"]
+    for count, word in (
+        (sum(bool(row.error) for row in rows), "not seen"),
+        (sum(bool(row.pending) for row in rows), "with changes pending"),
+        (sum(bool(row.edited) for row in rows), "edited by hand"),
+    ):
+        words += [f"{count} {word}"] if count else []
+    return ", ".join(words)
+
+
+def _host(row: HostRow, width: int) -> list[Text]:
+    line = Text(_plain(row.name), style="bold")
+    if row.error:
+        return [line.append(f"  {_plain(row.error.message)}", style="red")]
+    line.append(f"  release {row.release or 'none'}", style="default")
+    if not row.pending and not row.edited:
+        line.append("  as planned", style="green")
+    if row.pending:
+        line.append(f"  pending: {_plain('; '.join(row.pending))}", style="yellow")
+    if row.edited:
+        line.append(f"  edited: {_plain(', '.join(row.edited))}", style="magenta")
+    if row.locked:
+        line.append(f"  held by {_plain(row.locked)}", style="yellow")
+    cards = [_card(card, width) for card in row.cards]
+    return [line, *cards, *map(_instance, row.instances), *map(_balancer, row.balancers)]
+
+
+def _card(card: CardRow, width: int) -> Text:
+    line = Text(_plain(f"  card {card.index} {card.model}").ljust(_NAME) + " ")
+    if card.note:
+        return line.append(_plain(card.note), style="bright_black" if card.note.startswith("out") else "red")
+    for cells, mark, style in bar(card, max(10, min(30, width - 66))):
+        line.append(mark * cells, style=style)
+    used = gib(card.used).removesuffix(" GiB") if card.used is not None else "?"
+    line.append(f" used {used}, planned {gib(card.planned).removesuffix(' GiB')} of {gib(card.total)}")
+    line.append(
+        "".join(
+            f"  {value:.0f}{unit}"
+            for value, unit in ((card.busy, " %"), (card.temperature, " °C"))
+            if value is not None
+        )
+    )
+    return line
+
+
+def bar(card: CardRow, width: int) -> list[tuple[int, str, str]]:
+    """(cells, mark, style) of a card; a part that is there gets one cell at least."""
+    total, used = max(1, card.total), card.used or 0
+    inside, beyond = min(used, card.planned), max(0, used - card.planned)
+    parts = [(inside, USED, "green"), (beyond, BEYOND, "red"), (max(0, card.planned - used), WITHIN, "blue")]
+    found, left = [], width
+    for size, mark, style in parts:
+        cells = min(left, round(width * size / total) or int(size > total // 100))
+        found.append((cells, mark, style))
+        left -= cells
+    return [*found, (left, FREE, "bright_black")]
+
+
+def _instance(one: InstanceRow) -> Text:
+    line = Text(f"  {_plain(one.name)}:{one.port}".ljust(_NAME) + " ")
+    line.append(_plain(one.state), style="green" if one.state == "up" else "red")
+    line.append(_plain(f"  Ollama {one.version}") if one.version else "")
+    for model in one.models:
+        line.append("  ").append_text(_model(model))
+    return line
+
+
+def _model(model: ModelRow) -> Text:
+    if not model.loaded:
+        return Text(_plain(f"{model.name} not loaded"), style="yellow")
+    spill = f" + {gib(model.size - model.vram)} in host memory" if model.size > model.vram else ""
+    shown = f"{model.name} {gib(model.vram)}{spill}, context {model.context}"
+    return Text(_plain(shown), style="yellow" if spill else "default")
+
+
+def _balancer(one: BalancerRow) -> Text:
+    listen = f":{one.listen}" if one.listen else ""
+    line = Text(_plain(f"  {one.name}{listen}").ljust(_NAME) + " ")
+    line.append(f"balancer {_plain(one.state)}", style="green" if one.state == "up" else "red")
+    if one.state != "unknown":
+        line.append(_plain(f"  configuration {one.hash or 'none'}"))
+        line.append(
+            " in force" if one.in_force else " is not the release's",
+            style="default" if one.in_force else "red",
+        )
+    return line

@@ -1,0 +1,93 @@
+"""status, logs and doctor against hosts behind the embedded SSH server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_cli_fleet import CANARY, PASSWORD, Project, project
+
+from ogen.cli import console, status
+from ogen.observe import looking
+
+__all__ = ["project"]  # the fixture
+
+
+def test_before_and_after_an_apply(project: Project) -> None:
+    found = json.loads(project.ogen("doctor", "--format", "json", code=2).stdout)
+    assert {(one["kind"], one["host"]) for one in found["findings"]} == {
+        ("no-release", "gpu1"),
+        ("no-release", "gpu2"),
+        ("no-release", "edge"),
+    }
+    assert all(one["file"].endswith("inventory.yaml") and one["line"] for one in found["findings"])
+    project.ogen("apply")
+    assert "nothing found on 3 hosts" in project.ogen("doctor").stdout
+    page = project.ogen("status").stdout
+    assert page.count("as planned") == 3
+    project.write(context=4096)
+    page = project.ogen("status").stdout
+    assert "pending: " in page
+    project.on_host("gpu1", "models/chat.Modelfile").write_text("mine\n")
+    assert "edited: /etc/ogen/current/models/chat.Modelfile" in project.ogen("status").stdout
+    said = project.ogen("doctor", code=2).stdout
+    assert "gpu1  edited  edited by hand: /etc/ogen/current/models/chat.Modelfile" in said
+    assert "    --> " in said
+    assert "1 finding on 1 of 3 hosts" in said
+    assert CANARY not in project.output
+    assert PASSWORD not in project.output
+
+
+def test_unreachable_hosts(project: Project) -> None:
+    project.ogen("apply")
+    project.write(gpu2=1)
+    said = json.loads(project.ogen("status", "--format", "json", code=4).stdout)
+    assert [host["name"] for host in said["hosts"]] == ["gpu1", "edge"]
+    assert [error["host"] for error in said["errors"]] == ["gpu2"]
+    assert "gpu2" in project.ogen("status", code=4).stderr
+    project.ogen("status", "--limit", "gpu1")
+    assert json.loads(project.ogen("doctor", "--format", "json", code=4).stdout)["findings"] == []
+    project.ogen("logs", code=4)
+    project.ogen("status", "--limit", "nowhere", code=1)
+
+
+def test_logs_are_redacted_and_cleaned(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [(1_700_000_000.5, "gpu1/gpu0", f"key {CANARY} \x1b[31mred\x07")]
+    monkeypatch.setattr(looking, "logs", lambda *_, **__: (lines, []))
+    text = project.ogen("logs").stdout
+    assert text.startswith("2023-11-14T22:13:20.500Z  gpu1/gpu0  key <secret:")
+    assert "\x1b" not in text
+    assert "\\x07" in text
+    (row,) = json.loads(project.ogen("logs", "--format", "json").stdout)["lines"]
+    assert row["from"] == "gpu1/gpu0"
+    assert CANARY not in project.output
+
+
+def test_logs_of_nothing(project: Project) -> None:
+    assert "no line was logged in that time" in project.ogen("logs", "--since", "10m").stderr
+    assert "no span of time" in project.ogen("logs", "--since", "yesterday", code=1).stderr
+    project.ogen("logs", "nowhere", code=1)
+
+
+def test_watching_is_for_people(project: Project) -> None:
+    assert "--watch" in project.ogen("status", "--watch", "2", "--format", "json", code=1).stdout
+
+
+def test_in_colour(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "colourful", lambda stream=None: True)
+    assert "\x1b[" in project.ogen("doctor", code=2).stdout
+    assert "\x1b[" in project.ogen("status").stdout
+
+
+def test_watching_goes_on_until_it_is_interrupted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.time, "sleep", wait)
+    said = project.ogen("status", "--watch", "5", code=130).stdout
+    assert waits == [5.0, 5.0]
+    assert said.count("inventory.yaml: 3 hosts") == 2

@@ -1,0 +1,114 @@
+"""What `ogen status` shows of what was seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_observe_doctor import INVENTORY, healthy
+
+from ogen.errors import ConnectError
+from ogen.inventory import load
+from ogen.observe.evidence import HostSeen, host_seen
+from ogen.observe.fleet import CardRow, pending, rows
+from ogen.observe.view_status import bar, text
+from ogen.plan import plan
+from ogen.plan.model import Plan
+from ogen.push import Comparison, Seen
+
+GIB = 2**30
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Plan:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(INVENTORY)
+    return plan(load(path))
+
+
+def seen(name: str, said: dict[str, object], *files: Seen, **more: tuple[str, ...]) -> HostSeen:
+    return host_seen(name, said, Comparison(name, "abc", "abc", not files and not more, files, **more))  # type: ignore[arg-type]
+
+
+def test_a_screen(planned: Plan) -> None:
+    solo, edge = healthy()
+    solo["instances"]["gpu1"] = {"version": "0.32.15", "models": []}
+    solo["cards"]["rows"][1]["memory.used"] = "20000"
+    files = (Seen("/a", "differs"), Seen("/b", "edited", edited=True))
+    found = rows(
+        planned, {"solo": seen("solo", solo, *files, restart=("x.service",)), "edge": seen("edge", edge)}
+    )
+    page = text(found, title="fleet.yaml")
+    assert page.splitlines()[0] == (
+        "fleet.yaml: 2 hosts, 2 of 2 instances up, 1 with changes pending, 1 edited by hand"
+    )
+    assert "solo  release abc  pending: 1 file; restart x.service  edited: /b" in page
+    assert "edge  release abc  as planned" in page
+    assert "gpu0:11434           up  Ollama 0.32.15  chat:latest 6.0 GiB, context 8192" in page
+    assert "gpu1:11435           up  Ollama 0.32.15  chat not loaded" in page
+    assert "used 19.5, planned 7." in page
+    assert "▓" in next(line for line in page.splitlines() if "card 1" in line)
+    assert "balancer up  configuration f00 in force" in page
+    assert "\x1b" not in page
+    assert "\x1b[" in text(found, title="fleet.yaml", colour=True)
+
+
+def test_what_does_not_run_or_answer(planned: Plan) -> None:
+    solo, edge = healthy()
+    solo["units"]["ogen-ollama-gpu0.service"] = {"active": "failed"}
+    solo["instances"]["gpu1"] = {"error": "timed out"}
+    solo["cards"]["rows"].pop()
+    edge["hashes"] = {"api": "0ld\x1b[31m"}
+    page = text(rows(planned, {"solo": seen("solo", solo), "edge": seen("edge", edge)}), title="x")
+    assert "0 of 2 instances up" in page
+    assert "gpu0:11434           failed" in page
+    assert "gpu1:11435           silent" in page
+    assert "card 1 RTX 3090      not there" in page
+    assert "configuration 0ld is not the release's" in page
+
+
+def test_a_host_that_is_away(planned: Plan) -> None:
+    error = ConnectError("no route to host", host="solo")
+    found = rows(planned, {"solo": error})
+    assert [row.name for row in found] == ["solo"], "hosts that were not asked are left out"
+    assert "solo  no route to host" in text(found, title="x")
+    assert "1 not seen" in text(found, title="x")
+
+
+def test_a_folder_that_stands_for_a_host(planned: Plan) -> None:
+    said = {"live": False, "current": "abc", "proofs": healthy()[0]["proofs"]}
+    (row,) = rows(planned, {"solo": seen("solo", said)})
+    assert [one.state for one in row.instances] == ["unknown", "unknown"]
+    assert row.cards[0].used is None
+    assert "used ?, planned" in text([row], title="x")
+
+
+@pytest.mark.parametrize(
+    ("used", "planned", "cells"),
+    [
+        (0, 0, [0, 0, 0, 24]),
+        (6, 12, [6, 0, 6, 12]),
+        (18, 12, [12, 6, 0, 6]),
+        (24, 24, [24, 0, 0, 0]),
+        (30, 24, [24, 0, 0, 0]),
+    ],
+)
+def test_bars(used: int, planned: int, cells: list[int]) -> None:
+    card = CardRow(0, "X", 24 * GIB, planned * GIB, used * GIB)
+    assert [count for count, _, _ in bar(card, 24)] == cells
+
+
+def test_pending_in_words() -> None:
+    nothing = Comparison("a", "x", "x", True, (Seen("/a", "same"), Seen("/b", "edited", edited=True)))
+    assert pending(nothing) == ()
+    much = Comparison(
+        "a",
+        "x",
+        "x",
+        False,
+        (Seen("/a", "missing"), Seen("/b", "removed")),
+        restart=("u",),
+        stop=("v",),
+        models=("m",),
+    )
+    assert pending(much) == ("2 files", "restart u", "stop v", "make m")
