@@ -68,7 +68,9 @@ def show(name: str, quant: str | None, shape: str) -> None:
 @click.option("--server", metavar="URL", help="Ask this Ollama server about the model FILE instead.")
 @options.shape("text", "json")
 def add(origin: str, name: str | None, tags: tuple[str, ...], server: str | None, shape: str) -> None:
-    """Make a card of a GGUF file, in the folder cards/ of this project; only the header is read."""
+    """Make a card of a GGUF file, in the folder cards/ of this project; only the header is read.
+
+    URL is http(s)://…, or ssh://[user@]host[:port]/path for a file on a host, such as a blob of its store."""
     from ..catalog import stored
 
     found = _read(origin, server)
@@ -85,13 +87,13 @@ def add(origin: str, name: str | None, tags: tuple[str, ...], server: str | None
 
 
 def _read(origin: str, server: str | None) -> ModelShape:
-    from ..catalog import gguf, remote
+    from ..catalog import remote
+    from . import headers
 
     if server is not None:
         return remote.show(server, origin)
-    if origin.startswith(("http://", "https://")):
-        return remote.read_url(origin).shape(source=f"the GGUF header at {origin}")
-    return gguf.read(Path(origin)).shape(source=f"the GGUF header of {Path(origin).name}")
+    place = f"at {origin}" if headers.is_url(origin) else f"of {Path(origin).name}"
+    return headers.header(origin).shape(source=f"the GGUF header {place}")
 
 
 # -------------------------------------------------------------------------------------------- rows

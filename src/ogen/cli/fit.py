@@ -154,18 +154,13 @@ def command(**given: Any) -> None:
 # ------------------------------------------------------------------------------------- what is asked
 def _candidates(given: dict[str, Any]) -> list[tuple[str, ModelShape]]:
     """(source, shape), best first: files, or models in the quantisations that would do."""
-    from ..catalog import find_model, gguf
-    from ..catalog.remote import read_url
+    from ..catalog import find_model
+    from .headers import header
 
     if bool(given["models"]) == bool(given["gguf"]):
         raise UsageError("name a MODEL or a --gguf file", hint="`ogen catalog list` shows the models known")
     if given["gguf"]:
-        shapes = []
-        for ref in given["gguf"]:
-            remote = ref.startswith(("http://", "https://"))
-            header = read_url(ref) if remote else gguf.read(Path(ref))
-            shapes.append((ref, header.shape(source="the GGUF header")))
-        return shapes
+        return [(ref, header(ref).shape(source="the GGUF header")) for ref in given["gguf"]]
     quants = given["quant"].split(",") if given["quant"] else [None]
     return [
         (model, find_model(model, quant, given["card"], folder=Path.cwd()))

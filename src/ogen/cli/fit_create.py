@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import OgenError, UsageError
+from .headers import is_url
 from .fit import Answer
 
 _TIMEOUT = 3600.0  # seconds: a missing base model is pulled first
@@ -27,7 +28,7 @@ def create(name: str, origin: str, answer: Answer) -> str:
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?", name):
         raise UsageError(f"{name[:60]!r} can't name a model")
-    if origin.startswith(("http://", "https://")):
+    if is_url(origin):
         raise UsageError(
             "a model can't be created from an address", hint="download the file, then --gguf FILE"
         )
