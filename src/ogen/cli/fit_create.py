@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import OgenError, UsageError
-from .headers import is_url
 from .fit import Answer
+from .headers import is_url
 
 _TIMEOUT = 3600.0  # seconds: a missing base model is pulled first
 
