@@ -21,7 +21,10 @@ import time
 import urllib.error
 import urllib.request
 
-CARDS_HEADER = "time,gpu,uuid,name,memory_used_bytes,memory_free_bytes,memory_total_bytes,utilization_percent,temperature_celsius,power_watts"
+CARDS_HEADER = (
+    "time,gpu,uuid,name,memory_used_bytes,memory_free_bytes,memory_total_bytes,"
+    "utilization_percent,temperature_celsius,power_watts"
+)
 MODELS_HEADER = "time,instance,up,model,size_bytes,vram_bytes,context,expires"
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 TIMEOUT = 3  # seconds that an instance has for an answer
