@@ -73,10 +73,12 @@ def test_notes_of_the_lock(tmp_path: Path) -> None:
     )
     (tmp_path / "inventory.lock.yaml").write_text(
         "version: 1\nhosts: {h: {ollama: 0.9.0, uuids: {0: GPU-lock}}, gone: {ollama: 0.9.0}}\n"
+        "placements: {chat: [h/gpu0, lost/gpu0]}\n"
     )
     found = [note.message for note in notes(load(file))]
     assert found == [
         "the lock knows a host 'gone' that the inventory does not have",
+        "the lock knows a host 'lost' that the inventory does not have",
         "hosts.h: Ollama 0.9.0 was seen there, the inventory says 0.32.15",
         "hosts.h: card 0 has another uuid in the lock",
     ]

@@ -90,6 +90,8 @@ def test_a_card_that_is_out_is_left_out_and_the_others_keep_their_names():
 
 def test_a_host_that_is_out_gets_nothing():
     planned = plan(fleet([host("a", *TWO, state="out"), host("b", *TWO)], [model("chat")]))
+    (said,) = [remark for remark in planned.remarks if remark.message == "a is out"]
+    assert "left as it is" in str(said.hint)
     assert [h.host.name for h in planned.hosts] == ["b"]
 
 

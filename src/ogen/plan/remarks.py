@@ -29,11 +29,14 @@ def remarks_on(
 
 
 # ------------------------------------------------------------------------------------ hosts and cards
+_LEFT = "nothing routes to it; what runs there is left as it is"
+
+
 def _cards(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
     idle: dict[str, list[str]] = {}
     for host in inventory.hosts:
         if host.state == "out":
-            yield Remark(f"{host.name} is out{_because(host.reason)}", host.where, severity="note")
+            yield Remark(f"{host.name} is out{_because(host.reason)}", host.where, _LEFT, severity="note")
             continue
         used = {gpu.index for instance in instances.get(host.name, ()) for gpu in instance.gpus}
         for gpu in host.gpus:
