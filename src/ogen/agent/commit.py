@@ -28,6 +28,7 @@ from .transaction import (
     quiet,
 )
 
+_STUCK = "read the unit's journal on the host, mend what it names, then apply again"
 NGINX = "nginx.service"  # the machine's own
 
 
@@ -245,9 +246,7 @@ class Transaction:
         result = self.result(
             "stuck",
             message,
-            AgentError(
-                message, "read the unit's journal on the host, mend what it names, then apply again", log
-            ),
+            AgentError(message, "; ".join(hint for hint in (error.hint, _STUCK) if hint), log),
         )
         audit(self.host, self.first, result, self.host.machine.now() - self.started)
         self.record("STUCK", why=message)
