@@ -309,6 +309,16 @@ def test_a_port_that_somebody_else_holds(planned: Plan) -> None:
     assert "held by ollama (pid 7)" in kinds["port-taken"].what
 
 
+def test_room_for_others_is_what_they_have_and_what_they_take(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(INVENTORY.replace("count: 2", "count: 2, reserve: 1GiB"))
+    planned = plan(load(path))
+    assert found(planned, put(*ROW, "memory.used", value="7900")) == (), "within the reserve"
+    (one,) = found(planned, put(*ROW, "memory.used", value="20000"))
+    over, room = (float(n) for n in (one.what.split()[-5], one.fix.split()[-1].removesuffix("MiB")))
+    assert room == pytest.approx(1024 + over * 1024, abs=60)
+
+
 def test_old_variables(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text(INVENTORY.replace("15}", "15, env: {OLLAMA_NEW_ENGINE: '1'}}"))

@@ -78,6 +78,7 @@ def others(case: Case) -> Iterator[Finding]:
         over = _over(case, gpu, card)
         if named > max(gpu.reserve, SLACK) or over > 0:
             held = named or over
+            room = named or gpu.reserve + over
             who = ", ".join(sorted({p.name.rsplit("/", 1)[-1] for p in foreign})) or "others than ogen"
             programs = [f"pid {p.pid} {p.name} ({p.unit or 'no unit'}): {p.used >> 20} MiB" for p in foreign]
             planned = _held(case, gpu) >> 20
@@ -87,7 +88,7 @@ def others(case: Case) -> Iterator[Finding]:
                 f"card {gpu.index}",
                 f"{who} hold {gib(held)} of the card",
                 [*programs, figures],
-                f"stop them, or leave them room: reserve: {-(-max(held, 1) >> 20)}MiB",
+                f"stop them, or leave them room: reserve: {-(-room >> 20)}MiB",
                 gpu.where,
             )
 
