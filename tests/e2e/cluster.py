@@ -68,14 +68,36 @@ class Project:
             key.chmod(0o600)
         self.inventory.write_text(text.format(key="key", **names, **self.values))
 
+    @property
+    def env(self) -> dict[str, str]:
+        return {**os.environ, "OGEN_KNOWN_HOSTS": str(self.lab.known_hosts), "NO_COLOR": "1"}
+
+    def command(self, *args: str) -> list[str]:
+        return [*OGEN, args[0], str(self.inventory), *args[1:]]
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """`ogen` that goes on while the test does something else."""
+        return subprocess.Popen(
+            self.command(*args),
+            env=self.env,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def ogen(
         self, *args: str, code: int | None = 0, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Runs `ogen COMMAND INVENTORY ARGS`; `code` is the exit status that it must have."""
-        env = {**os.environ, "OGEN_KNOWN_HOSTS": str(self.lab.known_hosts), "NO_COLOR": "1"}
-        command = [*OGEN, args[0], str(self.inventory), *args[1:]]
         done = subprocess.run(
-            command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
+            self.command(*args),
+            env=self.env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         if code is not None and done.returncode != code:
             said = f"{done.stdout}\n{done.stderr}"
