@@ -73,7 +73,10 @@ def test_init_overwrites_nothing(tmp_path: Path, name: str) -> None:
 def test_validate_says_what_there_is(inventory: Path) -> None:
     result = run("validate", inventory)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == f"{inventory}: 1 host, 2 cards, 2 models, 1 balancer: good\n"
+    assert (
+        result.stderr
+        == f"{inventory}: 1 host, 2 cards, 2 models, 1 balancer: good; `ogen plan` says whether it fits\n"
+    )
     document = json.loads(run("validate", inventory, "--format", "json").stdout)
     assert document["version"] == 1
     assert document["errors"] == []

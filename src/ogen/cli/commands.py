@@ -30,7 +30,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "trust": Entry("Show host keys, and pin those that are new."),
     },
     "Review (no host is contacted)": {
-        "validate": Entry("Check an inventory: every error at once; then whether it fits."),
+        "validate": Entry("Check an inventory: every error at once."),
         "plan": Entry("Show where every model goes, and whether it fits."),
         "lock": Entry(
             "Write the lock file: where every model is placed, and what is known of cards and sources."

@@ -13,15 +13,14 @@ from . import console, options
 @options.inventory
 @options.shape("text", "json", "github")
 def command(path: Path, shape: str) -> None:
-    """Check an inventory: every error at once; then whether it fits.
+    """Check an inventory: every error at once.
 
-    Nothing is contacted, no secret is read, no command is run.
+    Nothing is contacted, no secret is read, no command is run. Whether it fits on the cards is for
+    `ogen plan` to say.
     """
     from ..inventory import load
-    from ..plan import plan
 
     inventory = load(path)
-    plan(inventory)
     counts = {
         "hosts": len(inventory.hosts),
         "cards": sum(len(host.gpus) for host in inventory.hosts),
@@ -32,4 +31,4 @@ def command(path: Path, shape: str) -> None:
         console.document({"inventory": str(path), **counts, "errors": []})
     else:
         told = ", ".join(console.count(number, what.removesuffix("s")) for what, number in counts.items())
-        console.say(f"{path}: {told}: good")
+        console.say(f"{path}: {told}: good; `ogen plan` says whether it fits")
