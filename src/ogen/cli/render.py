@@ -37,4 +37,5 @@ def command(path: Path, folder: Path, limit: str | None, shape: str) -> None:
         hosts = [{"host": r.host, "release": r.id, "files": [f.path for f in r.files]} for r in releases]
         console.document({"folder": str(folder), "hosts": hosts, "errors": []})
     else:
-        console.say(f"{count} files of {len(releases)} hosts in {folder}")
+        told = f"{console.count(count, 'file')} of {console.count(len(releases), 'host')}"
+        console.say(f"{told} in {folder}")
