@@ -11,6 +11,7 @@ import pytest
 
 from ogen.agent import librarian
 from ogen.agent.errors import AgentError
+from ogen.agent.machine import Done
 
 PULL = [
     {"status": "pulling manifest"},
@@ -138,3 +139,13 @@ def test_what_the_store_holds_is_told_with_ollamas_digest_and_its_size(tmp_path:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     found = librarian.stored(str(tmp_path), ["ogen/chat:1", "mistral", "./x.gguf"])
     assert found == {"ogen/chat:1": {"digest": digest, "size": 3}}
+
+
+def test_a_missing_ollama_has_advice() -> None:
+    class Bare:
+        def run(self, command: list[str], timeout: float = 0.0) -> Any:
+            return Done(1, "Failed to find executable /usr/local/bin/ollama: No such file or directory\n")
+
+    with pytest.raises(AgentError) as caught:
+        librarian.start(Bare(), "[Service]\nExecStart=/usr/local/bin/ollama serve\n")  # type: ignore[arg-type]
+    assert "install Ollama" in str(caught.value.hint)

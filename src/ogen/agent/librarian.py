@@ -225,7 +225,10 @@ def start(machine: Machine, unit_text: str) -> None:
     machine.run(["systemctl", "reset-failed", UNIT + ".service"])
     done = machine.run(transient(unit_text))
     if done.code:
-        raise AgentError("the librarian does not start: %s" % done.text.strip())
+        hint = None
+        if "Failed to find executable" in done.text:
+            hint = "install Ollama there, or say where it is: ollama: {binary: /path/of/ollama}"
+        raise AgentError("the librarian does not start: %s" % done.text.strip(), hint)
 
 
 def transient(unit_text: str) -> List[str]:
