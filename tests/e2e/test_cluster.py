@@ -46,6 +46,7 @@ def test_provision_then_apply_then_200_requests(cluster: Project) -> None:
     answers = load(
         URL.format(cluster.lab.address("edge")), 200, models=("chat", "gpt-4o-mini", "coder", "llama3.1:8b")
     )
+    print(f"\n200 requests: {sum(answers.served.values())} answered, by {dict(answers.served)}")
     assert not answers.failed
     assert sum(answers.served.values()) == 200
     assert len(answers.served) == 4, f"every card's instance answers: {answers.served}"
@@ -64,6 +65,9 @@ def test_a_killed_instance_fails_no_request(cluster: Project) -> None:
     cluster.lab.sh("gpu1", f"kill -9 {victim}")
     thread.join(240)
     assert outcome, "the load did not end"
+    print(
+        f"\none instance killed: {sum(outcome[0].served.values())} answered, {len(outcome[0].failed)} failed"
+    )
     assert not outcome[0].failed
     assert sum(outcome[0].served.values()) == 200
 
@@ -87,6 +91,7 @@ def test_a_changed_context_then_rollback(cluster: Project) -> None:
     assert "qwen2.5-coder" not in "\n".join(line for line in shown.splitlines() if line[:1] in "+-")
     cluster.ogen("apply", "--yes")
     restarted = _restarted(before, {box: processes(cluster.lab, box) for box in BOXES})
+    print(f"\nthe context of chat changed: restarted {sorted(restarted)}")
     assert restarted == _instances_of(cluster, "chat")
     assert context_of(cluster.lab, "gpu2", 11435, "chat") == 16384
     assert not load(URL.format(cluster.lab.address("edge")), 40).failed
