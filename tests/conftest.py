@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+from collections.abc import Iterator
 
 import pytest
 
+DEAF = (signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGINT)
 NEEDS = {"boxes": ("systemd-nspawn", "mmdebstrap", "apt-ftparchive", "ip", "cc")}
 
 
@@ -32,6 +35,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 pytest.exit(f"under CI nothing may be left out, but {why}", returncode=1)
             if why:
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The agent turns deaf to signals at its commit; where a test runs it in this process, that ends here.
+
+    An ignored SIGTERM would else be inherited by every program that a later test starts.
+    """
+    before = {number: signal.getsignal(number) for number in DEAF}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
