@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from ogen.agent import tasks, tasks_facts, tasks_packages
+from ogen.agent.disk import group_name, user_name
 from ogen.agent.machine import Done, Machine
-from ogen.agent.tasks_host import Host, group_name, user_name
+from ogen.agent.tasks_host import Host
 from ogen.playbook import FACTS
 from ogen.playbook.modules import FROM_HELLO, MODULES
 

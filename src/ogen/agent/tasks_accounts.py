@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import List, Tuple
 
+from .disk import group_name
 from .tasks_files import file
-from .tasks_host import Args, Change, Failed, Host, Result, group_name, result
+from .tasks_host import Args, Change, Failed, Host, Result, result
 
 
 def group(args: Args, host: Host) -> Result:

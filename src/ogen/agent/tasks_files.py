@@ -6,7 +6,8 @@ import os
 import stat
 from typing import List, Optional, Tuple
 
-from .tasks_host import Args, Change, Failed, Host, Result, group_name, result, user_name
+from .disk import group_name, user_name
+from .tasks_host import Args, Change, Failed, Host, Result, result
 from .tasks_paths import Spot, walk
 
 MAX_BYTES = 4 * 1024 * 1024  # of a file that `copy` compares

@@ -82,20 +82,6 @@ class Host:
         return -1 if found is None else found.gr_gid
 
 
-def user_name(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def group_name(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
-
-
 def last_lines(done: Done, count: int = 8) -> str:
     """The end of what a tool said, where tools put the reason."""
     return "\n".join(done.lines[-count:])

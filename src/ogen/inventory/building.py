@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..source import Node
-from . import checks, units
+from . import checks
 from .cards import Cards
 from .faults import Faults
 from .merging import HostEntry, bare, numbered
@@ -198,8 +198,3 @@ def balancer(name: str, node: Node, where: Any) -> Balancer | None:
 
 def rollout(node: Node | None) -> Rollout:
     return Rollout(**_fields(node)) if node is not None else Rollout()
-
-
-def percentage(value: int | str) -> int | None:
-    """The number of "25%"; None of a plain number."""
-    return units.percent(value) if isinstance(value, str) else None

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..errors import PlaybookError, Where
 from ..source import Node
 
-EXPORT = "what is outside of the subset (docs/playbooks.md), ansible-playbook itself can run"
+OUTSIDE = "what is outside of the subset (docs/playbooks.md), ansible-playbook itself can run"
 #: of Jinja's own; the others either draw lots or are meant for HTML
 _DROPPED_FILTERS = ("random", "urlize", "xmlattr", "safe", "escape", "e", "forceescape", "striptags")
 
@@ -33,7 +33,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 def check(node: Node) -> None:
     """Raises PlaybookError where a text below `node` is no template of the subset."""
     if node.tag:
-        raise PlaybookError(f"the tag {node.tag} is outside of ogen's subset", where=node.where, hint=EXPORT)
+        raise PlaybookError(f"the tag {node.tag} is outside of ogen's subset", where=node.where, hint=OUTSIDE)
     children = node.value.values() if node.is_map else node.value if node.is_list else ()
     for child in children:
         check(child)
@@ -42,7 +42,7 @@ def check(node: Node) -> None:
             raise PlaybookError(
                 "only {{ expressions }} are in ogen's subset, no {% statements %}",
                 where=node.where,
-                hint=EXPORT,
+                hint=OUTSIDE,
             )
         _guarded(lambda: _environment().compile(node.value), node.where)
 
@@ -132,7 +132,7 @@ def _guarded(action: Any, where: Where) -> Any:
 def _way_on(error: TemplateError) -> str:
     text = str(error.message)
     if text.startswith(("No filter named", "No test named")):
-        return f"ogen knows Jinja's own filters and tests; {EXPORT}"
+        return f"ogen knows Jinja's own filters and tests; {OUTSIDE}"
     if "is undefined" in text:
         return "known are the play's vars, ogen's own variables, ansible_facts and item; docs/playbooks.md"
     return "see docs/playbooks.md for what ogen compiles"

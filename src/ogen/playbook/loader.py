@@ -11,7 +11,7 @@ from .. import shipped
 from ..errors import OgenError, PlaybookError, Problems, Where
 from ..source import Node, read
 from . import expressions
-from .expressions import EXPORT
+from .expressions import OUTSIDE
 from .model import Play, Playbook, Task
 from .modules import FROM_HELLO, MODULES, fault, normal, short_name
 
@@ -248,7 +248,7 @@ class _Reader:
         for key in node.value:
             if key not in keys:
                 hint = _HINTS.get(key) if what in ("play", "task", "handler") else None
-                hint = hint or _near(key, keys) or EXPORT
+                hint = hint or _near(key, keys) or OUTSIDE
                 self.error(f"`{key}` of a {what} is outside of what ogen compiles", node.keys[key], hint)
 
     def _unambiguous(self, node: Node) -> None:
@@ -299,5 +299,5 @@ def _near(word: str, known: object) -> str | None:
 
 def _needed(module: str, key: str) -> str | None:
     if (module, key) == ("command", "creates"):
-        return f"without it a second run would change things again; {EXPORT}"
+        return f"without it a second run would change things again; {OUTSIDE}"
     return None
