@@ -1,4 +1,4 @@
-"""Operations that change the host: apply, rollback, attach, gc.
+"""Operations that change the host: apply, rollback, attach, gc, remove.
 
 `apply` and `rollback` stage under both locks and answer `prepared`; after the `commit` frame the
 transaction belongs to the host (owner.py), and the session only watches. The end of the input, or 60 s
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import commit, frames, owner, stage, store, transaction
+from . import commit, frames, gate, owner, stage, store, transaction
 from .errors import AgentError
 from .frames import Message
 from .session import Session
@@ -136,7 +136,13 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
     except (Silence, AgentError, OSError, frames.FrameError) as error:
         transaction.abort(host, first, str(error))
         raise AgentError("aborted before the commit, nothing has changed: %s" % error) from None
-    result = owner.commit(host, first["tx"], held, session.wire.tell)
+    result = owner.commit(
+        host,
+        first["tx"],
+        held,
+        session.wire.tell,
+        lambda line: gate.pass_on(host.disk, host.machine, session.wire, line),
+    )
     session.wire.send({"reply": "result", **result, "skipped": skipped})
 
 
@@ -165,3 +171,20 @@ def gc(session: Session, message: Message, data: bytes) -> None:
         session.reply(gone=transaction.collect(session.host))
     finally:
         held.drop()
+
+
+def remove(session: Session, message: Message, data: bytes) -> None:
+    """Removes ogen's own folder and its unit for recovery, when nothing of ogen's is in force any more."""
+    host = session.host
+    held = Locks(host)
+    held.take({"who": str(message.get("who", "")), "what": "remove"})
+    try:
+        manifest = host.store.manifest(host.store.current)
+        if manifest["units"] or manifest["files"]:
+            raise AgentError("a release is in force here", "`ogen retire` takes it away first")
+        owner.disarm(host)
+        host.disk.remove_tree(store.HOME)
+        host.disk.remove_tree("/run/ogen")
+    finally:
+        held.drop()
+    session.reply()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import traceback
 from typing import Any, Dict, List, Optional
 
-from . import prove, store, systemd
+from . import gate, prove, store, systemd
 from .errors import AgentError, Broken
+from .gate import Gate, Lost, Say
 from .journal import Record, idle
 from .prove import Patience
 from .systemd import Systemd
@@ -35,7 +36,14 @@ NGINX = "nginx.service"  # the machine's own
 class Transaction:
     """One transaction after its COMMIT; `first` is its BEGIN record, `done` units started by it."""
 
-    def __init__(self, host: Host, records: List[Record], tell: Tell = quiet, quick: bool = False) -> None:
+    def __init__(
+        self,
+        host: Host,
+        records: List[Record],
+        tell: Tell = quiet,
+        quick: bool = False,
+        say: Optional[Say] = None,
+    ) -> None:
         self.host = host
         self.records = records
         self.first = records[0]
@@ -46,8 +54,14 @@ class Transaction:
         self.wish = host.store.manifest(self.first["to"])
         self.force = host.store.manifest(self.first["from"])
         self.notes: List[str] = []
+        self.gate = Gate(host.machine, self._ask(say), self.patience.drain)
         self.started = host.machine.now()
         self.done: Dict[str, str] = {r["unit"]: r["hash"] for r in records if r["rec"] == "RESTARTED"}
+
+    def _ask(self, say: Optional[Say]) -> Optional[gate.Ask]:
+        if not self.first.get("gated") or not self.host.live or self.quick:
+            return None
+        return gate.through_session(self.host.disk, self.host.machine, say) if say else gate.closed
 
     def record(self, rec: str, **more: Any) -> None:
         self.host.journal.add(rec, **more)
@@ -80,27 +94,44 @@ class Transaction:
             self.balancers(self.wish, self.force)
             self.rest(self.wish, self.force)
             self.tell("commit", "stop what is no longer listed", None)
-            self.stop(systemd.removed(self.wish, self.force))
+            self.take_down(systemd.removed(self.wish, self.force), must=True)
             self.reload_shared()
         self.record("PROVEN")
 
     def hold_off(self) -> None:
         """Services of others that the release replaces, and removed instances in the way."""
-        others = [u for u in systemd.held_off(self.wish) if u in self.first["active"]]
-        self.stop(others + systemd.in_the_way(self.wish, self.force))
+        self.stop([u for u in systemd.held_off(self.wish) if u in self.first["active"]])
+        self.take_down(systemd.in_the_way(self.wish, self.force), must=False)
+
+    def take_down(self, units: List[str], must: bool) -> None:
+        """Stops instances of the old release (and other units) when nobody is served by them any more."""
+        seen = systemd.states(self.host.machine, units)
+        left = [p for p in self.force["instances"] if p["unit"] in units and seen[p["unit"]].up]
+        while left:
+            ready = self.gate.admit(left, "stop", must)
+            self.stop([p["unit"] for p in left if p["instance"] in ready])
+            left = [p for p in left if p["instance"] not in ready]
+        self.stop(units)
+        self.systemd.forget([p["unit"] for p in self.force["instances"] if p["unit"] in units])
 
     def stop(self, units: List[str]) -> None:
         """A unit whose file is gone already ("not-found") may still run, and is stopped like any other."""
         seen = systemd.states(self.host.machine, units)
         self.systemd.do("stop", [u for u in units if seen[u].active not in ("inactive", "failed")])
 
-    def move(self, wish: store.Manifest, force: store.Manifest, kinds: List[str]) -> Dict[str, str]:
-        """Starts and restarts the units of these kinds that need it; returns what it did."""
+    def moves(self, wish: store.Manifest, force: store.Manifest, kinds: List[str]) -> Dict[str, str]:
+        """Which units of these kinds must "start" or "restart"."""
         names = systemd.of_kind(wish, *kinds)
         seen = systemd.states(self.host.machine, names)
         edits = [] if self.done.keys() & set(names) else self.first["edited"]  # once is enough
         chosen = systemd.plan(wish, force, systemd.edited(seen, force, edits), self.done)
-        moves = {n: chosen[n] for n in names if chosen[n] != "keep"}
+        return {n: chosen[n] for n in names if chosen[n] != "keep"}
+
+    def move(self, wish: store.Manifest, force: store.Manifest, kinds: List[str]) -> Dict[str, str]:
+        """Starts and restarts the units of these kinds that need it; returns what it did."""
+        return self.make(wish, self.moves(wish, force, kinds))
+
+    def make(self, wish: store.Manifest, moves: Dict[str, str]) -> Dict[str, str]:
         for verb in ("restart", "start"):
             units = [n for n, what in moves.items() if what == verb]
             if units:
@@ -115,8 +146,23 @@ class Transaction:
             self.done[name] = hashes[name]
             self.record("RESTARTED", unit=name, hash=hashes[name])
 
-    def instances(self, wish: store.Manifest, force: store.Manifest, must: bool = True) -> None:
-        moves = self.move(wish, force, ["instance"])
+    def instances(self, wish: store.Manifest, force: store.Manifest, must: bool = False) -> None:
+        """Those that are down start at once; those that serve are restarted as the gate admits them."""
+        moves = self.moves(wish, force, ["instance"])
+        self.make_and_prove(wish, {n: verb for n, verb in moves.items() if verb == "start"})
+        left = [p for p in wish["instances"] if moves.get(p["unit"]) == "restart"]
+        while left:
+            try:
+                ready = self.gate.admit(left, "restart", must)
+            except Lost:
+                names = ", ".join(p["instance"] for p in left)
+                self.notes.append("the controller was lost: not restarted yet is %s; apply again" % names)
+                return
+            self.make_and_prove(wish, {p["unit"]: "restart" for p in left if p["instance"] in ready})
+            left = [p for p in left if p["instance"] not in ready]
+
+    def make_and_prove(self, wish: store.Manifest, moves: Dict[str, str]) -> None:
+        self.make(wish, moves)
         proofs = [p for p in wish["instances"] if p["unit"] in moves]
         if proofs and not self.quick:
             self.prove_all(proofs)
@@ -135,7 +181,7 @@ class Transaction:
     def versions(self) -> None:
         """Another version than the planned one serves, if it serves at all; but whoever looks must know."""
         said = [prove.other_version(self.host.machine, p) for p in self.wish["instances"]]
-        self.notes = sorted({note for note in said if note})
+        self.notes += sorted({note for note in said if note})
 
     def balancers(self, wish: store.Manifest, force: store.Manifest) -> None:
         gone = set(systemd.removed(wish, force))
@@ -205,7 +251,7 @@ class Transaction:
         active = set(self.first["active"])
         # What this transaction has started runs with the new hash; all else as it was.
         old = {**wish, "units": [u for u in wish["units"] if u["name"] in active]}
-        self.instances(old, old)
+        self.instances(old, old, must=True)
         self.balancers({**old, "balancers": [p for p in old["balancers"] if p["unit"] in active]}, old)
         self.rest(old, old)
         ours = {u["name"] for u in wish["units"]}
@@ -268,7 +314,9 @@ class Transaction:
 
 
 # ------------------------------------------------------------------------------------- recovery
-def recover(host: Host, tell: Tell = quiet, boot: bool = False) -> Optional[Result]:
+def recover(
+    host: Host, tell: Tell = quiet, boot: bool = False, say: Optional[Say] = None
+) -> Optional[Result]:
     """Brings an unfinished transaction to its end; None if there is none. Both locks must be held."""
     try:
         records = host.journal.records()
@@ -281,7 +329,7 @@ def recover(host: Host, tell: Tell = quiet, boot: bool = False) -> Optional[Resu
     if how == "abort":
         abort(host, records[0], "recovered")
         return None
-    transaction = Transaction(host, records, tell, quick=boot)
+    transaction = Transaction(host, records, tell, quick=boot, say=say)
     if how == "finish":
         return transaction.finish()
     if how == "forward":

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from . import commit as engine
 from . import journal, locks, systemd, transaction
@@ -24,6 +24,8 @@ PROGRESS = "/run/ogen/progress.jsonl"
 UNIT = "ogen-tx.service"
 RECOVER = "/etc/systemd/system/ogen-recover.service"
 WANTED = "/etc/systemd/system/basic.target.wants/ogen-recover.service"
+
+Ask = Callable[[Dict[str, Any]], None]
 
 _RECOVER_TEXT = """\
 # Written by ogen: brings an interrupted apply to its end at boot, before any of its units starts.
@@ -69,9 +71,20 @@ def arm(host: Host) -> None:
         host.disk.symlink("../ogen-recover.service", WANTED)
 
 
+def disarm(host: Host) -> None:
+    """Takes that unit away again."""
+    if host.live:
+        host.disk.remove(WANTED)
+        host.disk.remove(RECOVER)
+        host.machine.run(["systemctl", "daemon-reload"])
+
+
 # ------------------------------------------------------------------------------- the session's side
-def commit(host: Host, tx: str, held: Locks, tell: Tell) -> Result:
-    """Hands the transaction to its service, and watches; without systemd it is done right here."""
+def commit(host: Host, tx: str, held: Locks, tell: Tell, ask: Ask) -> Result:
+    """Hands the transaction to its service, and watches; without systemd it is done right here.
+
+    `ask` takes the service's questions to the controller.
+    """
     if not host.live:
         _deaf()
         return engine.Transaction(host, host.journal.records(), tell).run()
@@ -83,7 +96,7 @@ def commit(host: Host, tx: str, held: Locks, tell: Tell) -> Result:
         held.journal.take({"what": "abort"}, patience=5.0)
         transaction.abort(host, host.journal.records()[0], "systemd-run failed")
         raise AgentError("the commit's service does not start: %s" % done.text.strip())
-    return follow(host, tx, tell)
+    return follow(host, tx, tell, ask)
 
 
 def command(host: Host, tx: str) -> List[str]:
@@ -94,7 +107,7 @@ def command(host: Host, tx: str) -> List[str]:
     return ["systemd-run", "--quiet", "--collect", "--unit=" + UNIT, *properties, "--", *program]
 
 
-def follow(host: Host, tx: str, tell: Tell) -> Result:
+def follow(host: Host, tx: str, tell: Tell, ask: Optional[Ask] = None) -> Result:
     """The events of a transaction as its service writes them; returns its result."""
     seen, quiet_since = 0, time.monotonic()
     while True:
@@ -102,6 +115,11 @@ def follow(host: Host, tx: str, tell: Tell) -> Result:
         for line in lines[seen:]:
             if "result" in line:
                 return dict(line["result"])
+            if "ask" in line:
+                if ask:
+                    ask(line)
+                quiet_since = time.monotonic()
+                continue
             tell(line["event"], line["text"], line.get("percent"))
             quiet_since = time.monotonic()
         seen = len(lines)
@@ -157,11 +175,11 @@ def run_commit(host: Host, tx: str) -> int:
         records = host.journal.records()
         if not records or records[0].get("tx") != tx or journal.idle(records):
             return 0
-        tell = _teller(host, tx)
+        tell, say = _teller(host, tx), _sayer(host, tx)
         if records[-1]["rec"] == "PREPARED":
-            result: Optional[Result] = engine.Transaction(host, records, tell).run()
+            result: Optional[Result] = engine.Transaction(host, records, tell, say=say).run()
         else:  # an earlier run of this service was killed
-            result = engine.recover(host, tell)
+            result = engine.recover(host, tell, say=say)
         _write(
             host, {"tx": tx, "result": result or {"tx": tx, "status": "aborted", "message": "", "log": []}}
         )
@@ -188,6 +206,10 @@ def _teller(host: Host, tx: str) -> Tell:
         _write(host, {"tx": tx, "event": phase, "text": text, "percent": percent})
 
     return tell
+
+
+def _sayer(host: Host, tx: str) -> Ask:
+    return lambda line: _write(host, {"tx": tx, **line})
 
 
 def _write(host: Host, line: Dict[str, Any]) -> None:

@@ -15,12 +15,13 @@ Proof = Dict[str, Any]
 
 
 class Patience(NamedTuple):
-    """Seconds: how long a unit must stay up, and how long to wait for an answer, a load, a reload."""
+    """Seconds: how long a unit must stay up, and how long to wait for what a field names."""
 
     settle: float = 3.0
     answer: float = 60.0
     load: float = 300.0
     reload: float = 15.0  # nginx tries to bind for about 2.5 s before it gives up
+    drain: float = 600.0  # until an instance that goes down has ended what it had begun
 
 
 def instance(machine: Machine, proof: Proof, patience: Patience) -> None:

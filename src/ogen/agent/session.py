@@ -13,7 +13,7 @@ from . import frames
 from .errors import AgentError
 from .frames import Message
 from .transaction import Host
-from .wire import Wire
+from .wire import Silence, Wire
 
 #: operation → module with a function of that name
 OPERATIONS = {
@@ -28,6 +28,12 @@ OPERATIONS = {
     "rollback": "changes",
     "attach": "changes",
     "gc": "changes",
+    "remove": "changes",
+    "restart": "restarts",
+    "connections": "looks",
+    "lease": "leases",
+    "unlease": "leases",
+    "leases": "leases",
     "steps": "playbook",
     "ansible_facts": "playbook",
 }
@@ -53,7 +59,10 @@ class Session:
                 return
             if frame is None:
                 return
-            self.answer(*frame)
+            try:
+                self.answer(*frame)
+            except Silence:  # a controller that does not answer is gone; the host ends its own transaction
+                return
 
     def answer(self, message: Message, data: bytes) -> None:
         try:

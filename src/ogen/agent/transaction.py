@@ -56,6 +56,7 @@ class Request(NamedTuple):
     base: Optional[str] = None  # the folder name of the release that the plan was made against
     check_base: bool = True
     patience: Patience = Patience()
+    gated: bool = False  # the controller keeps balancers away from instances that go down
 
     @classmethod
     def of(cls, message: Dict[str, Any]) -> "Request":
@@ -66,6 +67,7 @@ class Request(NamedTuple):
             base=message.get("base"),
             check_base="base" in message,
             patience=Patience(**fields),
+            gated=bool(message.get("gated")),
         )
 
 
@@ -160,6 +162,7 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
         "edited": host.store.damage(current) if current else [],
         "boot": host.machine.boot(),
         "patience": request.patience._asdict(),
+        "gated": request.gated,
     }
     host.journal.begin(record)
     return {"rec": "BEGIN", **record}

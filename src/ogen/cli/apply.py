@@ -11,6 +11,7 @@ from . import console, options
 from .exits import Exit
 
 if TYPE_CHECKING:
+    from ..plan.model import Plan
     from ..push import Target
     from .fleet import Fleet
 
@@ -42,7 +43,7 @@ def command(path: Path, dry_run: bool, yes: bool, limit: str | None, shape: str,
         return preview(ready, targets, shape)
     if shape == "text" and not yes and not _asked(ready, targets):
         return Exit.CHANGES
-    return roll_out(ready, targets, shape)
+    return roll_out(ready, planned, targets, shape)
 
 
 def preview(ready: Fleet, targets: tuple[Target, ...], shape: str) -> Exit:
@@ -73,12 +74,12 @@ def _asked(ready: Fleet, targets: tuple[Target, ...]) -> bool:
     return False
 
 
-def roll_out(ready: Fleet, targets: tuple[Target, ...], shape: str) -> Exit:
+def roll_out(ready: Fleet, planned: Plan, targets: tuple[Target, ...], shape: str) -> Exit:
     from .. import push
     from . import fleet, outcome
     from .progress import progress
 
     with fleet.interruptible(ready.options), progress(len(targets)) as watch:
-        done = push.apply(targets, ready.options, watch)
+        done = push.apply(targets, ready.options, watch, push.pools_of(planned))
     code = outcome.show(done, shape)
     return Exit.INTERRUPTED if ready.options.stop.is_set() else code

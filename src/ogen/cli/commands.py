@@ -48,6 +48,12 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "rollback": Entry("Go back to an earlier release."),
         "history": Entry("List what was applied, by whom, to which hosts."),
     },
+    "Operate": {
+        "drain": Entry("Keep new requests away from instances, and wait until they have ended what they do."),
+        "undrain": Entry("Let requests come to drained instances again.", "drain", "undrain"),
+        "restart": Entry("Restart instances, each drained before and proven after."),
+        "retire": Entry("Take all that is ogen's from a host."),
+    },
     "Watch": {
         "status": Entry("Show what runs where: releases, instances, models, VRAM, balancers."),
         "logs": Entry("Show the journals of instances and balancers, merged by time."),

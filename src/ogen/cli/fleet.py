@@ -72,7 +72,16 @@ def _options(inventory: Inventory, vault: Vault, parallel: int, what: str) -> Op
         who=runs.label(f"{getpass.getuser()}@{socket.gethostname()}", what, secrets.token_hex(4)),
         git=revision.head(Path(inventory.folder)),
         load=inventory.rollout.prove_timeout,
+        drain=inventory.rollout.drain_timeout,
+        outage=inventory.rollout.allow_outage,
     )
+
+
+def planned(ready: Fleet) -> Plan:
+    """The plan alone, for commands that render nothing."""
+    from ..plan import plan
+
+    return plan(ready.inventory)
 
 
 def wish(ready: Fleet, limit: str | None) -> tuple[Plan, tuple[Target, ...]]:

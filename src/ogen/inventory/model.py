@@ -234,6 +234,7 @@ class Rollout:
     max_fail: int | str = 0
     drain_timeout: float = 600.0
     prove_timeout: float = 300.0
+    allow_outage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

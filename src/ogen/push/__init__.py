@@ -14,6 +14,7 @@ from ..plan.model import Plan
 from ..release.model import Release
 from .access import Keyring
 from .contact import Contact, contact
+from .leases import Leases, Pools, pools_of
 from .results import (
     Comparison,
     Event,
@@ -38,6 +39,7 @@ __all__ = [
     "OnEvent",
     "Options",
     "Outcome",
+    "Pools",
     "Seen",
     "Status",
     "Target",
@@ -48,12 +50,14 @@ __all__ = [
     "hello",
     "history",
     "observe",
+    "pools_of",
     "rollback",
     "targets",
 ]
 
 R = TypeVar("R")
 _DEFAULT = Options()
+_NOBODY = Pools()
 
 
 def targets(plan: Plan, releases: Iterable[Release]) -> tuple[Target, ...]:
@@ -98,9 +102,17 @@ def compare(
     return _ask([t.host for t in wanted], options, on_event, lambda one: one.compare(releases[one.host.name]))
 
 
-def apply(wanted: Sequence[Target], options: Options = _DEFAULT, on_event: OnEvent = ignore) -> Outcome:
-    """The rollout: expand → switch → contract. Errors of hosts are results, not exceptions."""
-    return Rollout(wanted, options, on_event).run()
+def apply(
+    wanted: Sequence[Target],
+    options: Options = _DEFAULT,
+    on_event: OnEvent = ignore,
+    pools: Pools = _NOBODY,
+) -> Outcome:
+    """The rollout: expand → switch → contract. Errors of hosts are results, not exceptions.
+
+    `pools` (of the plan: `pools_of`) tell who must be kept away from an instance before it restarts.
+    """
+    return Rollout(wanted, options, on_event, pools).run()
 
 
 def rollback(
@@ -108,13 +120,22 @@ def rollback(
     to: str | Mapping[str, str | None] | None = None,
     options: Options = _DEFAULT,
     on_event: OnEvent = ignore,
+    pools: Pools = _NOBODY,
 ) -> Outcome:
-    """Each host to its previous release, or to the one named (by host, or the same for all)."""
+    """Each host to its previous release, or to the one named (by host, or the same for all).
 
-    def one(host: Contact) -> Mapping[str, Any]:
-        return host.rollback(to.get(host.host.name) if isinstance(to, Mapping) else to)
+    Instances restart as in an apply: `pools` tell from whom requests must be kept meanwhile.
+    """
+    everyone = frozenset(member for members in pools.members.values() for member in members)
+    with Leases(pools, options, lambda: everyone, on_event, options.outage) as leases:
 
-    found = _ask(hosts, options, on_event, one)
+        def one(host: Contact) -> Mapping[str, Any]:
+            name = host.host.name
+            goal = to.get(name) if isinstance(to, Mapping) else to
+            with leases.held_for(name) as grants:
+                return host.rollback(goal, grants)
+
+        found = _ask(hosts, options, on_event, one)
     return Outcome(tuple(_rolled(host, found[host.name]) for host in hosts))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,8 @@ from .results import Comparison, Event, OnEvent, Options, comparison, ignore
 
 PART = 4 * 1024 * 1024  # bytes of a file in one frame
 Reply = tuple[dict[str, Any], bytes]
+#: (name, port) of instances, why, and what to call while it takes long → the answer's frame
+Ask = Callable[[Sequence[tuple[str, int]], str, Callable[[], None]], Mapping[str, Any]]
 
 
 class _Closing(Protocol):
@@ -33,6 +35,7 @@ class Contact:
         self.options = options
         self.on_event = on_event
         self.uploads: Mapping[str, str] = {}  # digest → path: what the agent may ask for
+        self.grants: Ask | None = None  # answers an agent that wants to take instances down
 
     def tell(self, phase: str, message: str = "", percent: float | None = None) -> None:
         self.on_event(Event(self.host.name, phase, message, percent))
@@ -48,10 +51,17 @@ class Contact:
         return comparison(self.host.name, reply["report"], texts)
 
     def apply(
-        self, release: Release, seen: Comparison, uploads: Mapping[str, str] | None = None
+        self,
+        release: Release,
+        seen: Comparison,
+        uploads: Mapping[str, str] | None = None,
+        grants: Ask | None = None,
     ) -> Mapping[str, Any]:
-        """Stages and commits; raises for all but success. The result is the agent's."""
-        self.uploads = uploads or {}
+        """Stages and commits; raises for all but success. The result is the agent's.
+
+        `grants` is asked before instances go down; without it nobody is.
+        """
+        self.uploads, self.grants = uploads or {}, grants
         contents = {f.sha256: f.content for f in release.files if f.sha256 in seen.missing}
         request = {
             "op": "apply",
@@ -61,7 +71,8 @@ class Contact:
         }
         return self.transact(request, b"".join(contents.values()))
 
-    def rollback(self, to: str | None) -> Mapping[str, Any]:
+    def rollback(self, to: str | None, grants: Ask | None = None) -> Mapping[str, Any]:
+        self.grants = grants
         request = {"op": "rollback", "to": to, **self._request(None)}
         del request["base"]
         return self.transact(request)
@@ -99,9 +110,46 @@ class Contact:
         """Watches a transaction that an earlier connection began."""
         return self._checked(self.ask({"op": "attach", "tx": tx})[0])
 
+    def restart(self, instances: Sequence[str], grants: Ask | None = None) -> list[str]:
+        """Restarts instances as they are granted, each proven; returns their units."""
+        self.grants = grants
+        message = {"op": "restart", "instances": list(instances), **self._request(None)}
+        units: list[str] = self.ask(message)[0]["restarted"]
+        return units
+
+    def remove(self) -> None:
+        """Removes /etc/ogen and the unit that recovers, where nothing of ogen's is in force any more."""
+        self.ask({"op": "remove", "who": self.options.who})
+
+    def connections(self, ports: Sequence[int]) -> dict[int, list[str]]:
+        """Addresses that hold a connection to each of the host's ports."""
+        found = self.ask({"op": "connections", "ports": list(ports)})[0]["connections"]
+        return {int(port): addresses for port, addresses in found.items()}
+
+    # ------------------------------------------------------------------------------ leases
+    def lease(self, name: str, servers: Sequence[str], seconds: float) -> None:
+        """Keeps this host's balancers away from `servers`; returns when they have taken it."""
+        who = self.options.who
+        self.ask({"op": "lease", "id": name, "servers": list(servers), "seconds": seconds, "who": who})
+
+    def unlease(self, name: str, wait: float) -> list[str]:
+        """Ends a lease; the servers of it that are still down after `wait` seconds."""
+        down: list[str] = self.ask({"op": "unlease", "id": name, "wait": wait})[0]["down"]
+        return down
+
+    def leases(self) -> dict[str, Any]:
+        """`leases` in force, and `returning` servers."""
+        return self.ask({"op": "leases"})[0]
+
     def _request(self, base: str | None) -> dict[str, Any]:
         options = self.options
-        return {"who": options.who, "git": options.git, "patience": options.patience(), "base": base}
+        return {
+            "who": options.who,
+            "git": options.git,
+            "patience": options.patience(),
+            "base": base,
+            "gated": self.grants is not None,
+        }
 
     def transact(self, request: Mapping[str, Any], data: bytes = b"") -> Mapping[str, Any]:
         reply, _ = self.ask(request, data)
@@ -130,8 +178,20 @@ class Contact:
                 raise self._error(reply)
             elif reply.get("reply") == "want":
                 self._upload(str(reply["digest"]))
+            elif reply.get("reply") == "ask":
+                self._answer(reply)
             else:
                 return reply, more
+
+    def _answer(self, question: Mapping[str, Any]) -> None:
+        """To an agent that wants to take instances down; it hears from us while we make up our mind."""
+        assert self.grants
+        instances = [(str(name), int(port)) for name, port in question["instances"]]
+        answer = self.grants(instances, str(question["why"]), self._beat)
+        self.pipe.send(frames.pack(dict(answer)))
+
+    def _beat(self) -> None:
+        self.pipe.send(frames.pack({"op": "wait"}))
 
     def _upload(self, digest: str) -> None:
         """Sends a file in parts; the agent verifies it by its digest."""

@@ -20,7 +20,7 @@ Status = Literal[
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happens on a host right now. phases: connect, compare, stage, models, validate,
-    commit, restart, start, prove, reload, revert, recover, done."""
+    commit, drain, restart, start, prove, reload, revert, recover, done."""
 
     host: str
     phase: str
@@ -47,11 +47,14 @@ class Options:
     answer: float = 60.0  # until a started instance answers
     load: float = 300.0  # until a model is loaded
     reload: float = 15.0  # until nginx serves the new configuration
+    drain: float = 600.0  # until an instance that goes down has ended what it had begun
+    outage: bool = False  # whether a pool may be left without an instance that serves
     silence: float = 600.0  # without any word of a host that works
     stop: Flag = field(default_factory=Flag, compare=False)  # set: start no other host
 
     def patience(self) -> dict[str, float]:
-        return {"settle": self.settle, "answer": self.answer, "load": self.load, "reload": self.reload}
+        names = ("settle", "answer", "load", "reload", "drain")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)

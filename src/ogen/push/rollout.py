@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from ..errors import ConnectError, HostError, LockedError, RemoteError, RolledBack
 from .contact import Contact, contact
+from .leases import Leases, Pools
 from .results import (
     Comparison,
     Event,
@@ -146,6 +147,7 @@ class Rollout:
     targets: Sequence[Target]
     options: Options
     on_event: OnEvent = ignore
+    pools: Pools = field(default_factory=Pools)
     results: dict[str, HostResult] = field(default_factory=dict)
     seen: dict[str, Comparison] = field(default_factory=dict)
     contacts: dict[str, Contact] = field(default_factory=dict)
@@ -153,13 +155,23 @@ class Rollout:
     def run(self) -> Outcome:
         with ExitStack() as stack:
             self.look(stack)
+            self.leases = stack.enter_context(
+                Leases(self.pools, self.options, self.serving, self.on_event, self.options.outage)
+            )
             self.unchanged()
             expand, switch, contract = stages(self.targets, self.seen)
             self.apply(expand)
             self.apply(self.after([], swaps(switch, contract, self.seen)))
             self.switch(switch)
+            self.leases.release()
             self.apply(self.after(switch, [t for t in contract if t.host.name not in self.results]))
         return Outcome(tuple(self.results[t.host.name] for t in self.targets))
+
+    def serving(self) -> frozenset[tuple[str, str]]:
+        """Members of pools that serve now; those of hosts outside of this rollout are taken to."""
+        ours = {t.host.name for t in self.targets}
+        everyone = frozenset(m for members in self.pools.members.values() for m in members)
+        return in_force(self.targets, self.seen, self.results) | {m for m in everyone if m[0] not in ours}
 
     def look(self, stack: ExitStack) -> None:
         """Connects to all hosts and compares; what can't be reached is a result already."""
@@ -209,8 +221,10 @@ class Rollout:
         if self.options.stop.is_set():
             error: HostError = RemoteError("not started: interrupted", host=name)
             return replace(failure(error, seen=seen), status="withheld")
+        gone = set(seen.instances) - {p.instance for p in target.release.instances}
         try:
-            done = self.contacts[name].apply(target.release, seen, target.uploads)
+            with self.leases.held_for(name, keep=gone) as grants:
+                done = self.contacts[name].apply(target.release, seen, target.uploads, grants)
         except HostError as failed:
             return failure(failed, time.monotonic() - begun, seen)
         return HostResult(
