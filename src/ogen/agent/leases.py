@@ -29,6 +29,8 @@ def lease(session: Session, message: Message, data: bytes) -> None:
     name = _file(str(message["id"]))
     host.disk.folder(FOLDER)
     until = host.machine.now() + float(message["seconds"])
+    if host.live and not systemd.states(host.machine, [UNIT])[UNIT].up:
+        host.machine.run(["systemctl", "start", UNIT])  # whoever stopped it must not stop all restarts
     told = {"servers": servers, "until": until, "who": str(message.get("who", ""))[:200]}
     host.disk.replace(name, json.dumps(told, sort_keys=True).encode(), 0o644)
     taken = _wait(host, lambda state: all(set(servers) <= set(down) for down in _balancers(host, state)))

@@ -10,6 +10,7 @@ from ..inventory.model import Gpu
 from ..plan.model import HostPlan, Plan
 from ..plan.picture import use_of
 from ..push import Comparison
+from ..render.balancer import place
 from .evidence import BalancerSeen, CardSeen, HostSeen, InstanceSeen, UnitSeen, listed
 from .looking import members
 
@@ -93,7 +94,7 @@ def drained(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> dict[str, t
     for edge, one in seen.items():
         if isinstance(one, HostError):
             continue
-        names = {f"{address}:{port}": name for (address, port), name in members(plan, edge).items()}
+        names = {place(*where): name for where, name in members(plan, edge).items()}
         for lease in one.leases:
             if lease.server in names:
                 at = found.setdefault(names[lease.server], {})
