@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -135,8 +136,7 @@ def test_hosts_that_do_not_answer_are_4_and_told_with_json_too(project: Project)
     assert "error: gpu1: " in told.stderr
     document = json.loads(project.ogen("apply", "--format", "json", code=4).stdout)
     statuses = {host["host"]: host["status"] for host in document["hosts"]}
-    assert statuses["gpu1"] == "unreachable"
-    assert statuses["gpu2"] == "applied"
+    assert statuses == {"gpu1": "unreachable", "gpu2": "not_started", "edge": "not_started"}
     assert {error["host"] for error in document["errors"]} >= {"gpu1"}
 
 
@@ -149,7 +149,7 @@ def test_there_is_nothing_to_go_back_to(project: Project) -> None:
 
 # --------------------------------------------------------------------------------------- secrets
 def leaks(text: str) -> bool:
-    return CANARY in text or PASSWORD in text or "canary" in text
+    return CANARY in text or PASSWORD in text or "canary-" in text
 
 
 def test_no_reporter_shows_a_secret(project: Project, tmp_path: Path) -> None:
@@ -302,7 +302,12 @@ def test_an_interrupted_apply_is_130(project: Project, monkeypatch: pytest.Monke
     """Ctrl-C while the hosts are looked at: nothing is started, and the exit code says why."""
 
     real = fleet.interruptible
-    monkeypatch.setattr(fleet, "interruptible", lambda options: (options.stop.set(), real(options))[1])
+
+    def interrupted(options: Options, again: Callable[[], None]) -> AbstractContextManager[None]:
+        options.stop.set()
+        return real(options, again)
+
+    monkeypatch.setattr(fleet, "interruptible", interrupted)
     result = project.ogen("apply", code=130)
-    assert "3 withheld" in result.stdout
+    assert "3 not started" in result.stdout
     assert not project.on_host("gpu1", "").exists()

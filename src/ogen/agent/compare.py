@@ -29,6 +29,11 @@ def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool)
         "locked": locked(disk),
         "idle": journal.idle(journal.Journal(disk).records()),
         "instances": [i["instance"] for i in own["instances"]],
+        "serving": {
+            i["instance"]: {"port": i["port"], "models": [m["model"] for m in i["models"]]}
+            for i in own["instances"]
+        },
+        "pools": {b["balancer"]: b.get("pools", {}) for b in own["balancers"]},
         "files": _files(disk, current, own, wish),
         "missing": _missing(held, wish),
     }

@@ -12,10 +12,13 @@ from ..errors import HostError
 from ..inventory.model import Host
 from ..plan.model import Plan
 from ..release.model import Release
+from ..render import Reveal
 from .access import Keyring
 from .contact import Contact, contact
 from .leases import Leases, Pools, pools_of
+from .listing import Listing
 from .results import (
+    WELL,
     Comparison,
     Event,
     HostResult,
@@ -31,6 +34,7 @@ from .rollout import Rollout, each, failure
 from .uploads import resolve
 
 __all__ = [
+    "WELL",
     "Comparison",
     "Contact",
     "Event",
@@ -40,6 +44,7 @@ __all__ = [
     "Options",
     "Outcome",
     "Pools",
+    "Rollout",
     "Seen",
     "Status",
     "Target",
@@ -60,14 +65,19 @@ _DEFAULT = Options()
 _NOBODY = Pools()
 
 
-def targets(plan: Plan, releases: Iterable[Release]) -> tuple[Target, ...]:
-    """Releases with their hosts, the instances that their balancers list, and files to send for models."""
+def targets(plan: Plan, releases: Iterable[Release], secrets: Reveal | None = None) -> tuple[Target, ...]:
+    """Releases with their hosts, the instances that their balancers list, and files to send for models.
+
+    With `secrets`, a balancer's release can be rendered anew without what does not come into force.
+    """
     by_host = {r.host: r for r in releases}
     found = []
     for host in plan.hosts:
-        if host.host.name in by_host:
-            release, files = resolve(plan, host, by_host[host.host.name])
-            found.append(Target(host.host, release, _needs(plan, host.host.name), files))
+        name = host.host.name
+        if name in by_host:
+            release, files = resolve(plan, host, by_host[name])
+            listing = Listing(plan, name, secrets) if secrets and host.entries else None
+            found.append(Target(host.host, release, _needs(plan, name), files, listing))
     return tuple(found)
 
 

@@ -5,22 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event as Flag
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import HostError
 from ..inventory.model import Host
 from ..release.model import File, Release
 from .access import Keyring
 
+if TYPE_CHECKING:
+    from .listing import Listing
+
 Status = Literal[
-    "unchanged", "applied", "rolled_back", "failed", "unreachable", "locked", "withheld", "stuck", "planned"
+    "unchanged",
+    "applied",
+    "rolled_back",
+    "failed",
+    "unreachable",
+    "locked",
+    "withheld",  # left as it is, because of what others serve
+    "not_started",  # the rollout stopped before its turn
+    "interrupted",  # at work when nobody watched any longer
+    "skipped",  # out of reach, and left out on request
+    "stuck",
+    "planned",
 ]
+#: the host is what the inventory says
+WELL: frozenset[Status] = frozenset({"applied", "unchanged"})
+#: not a failure of this host's own
+CONSEQUENCE: frozenset[Status] = frozenset({"withheld", "not_started", "skipped", "planned"})
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happens on a host right now. phases: connect, compare, stage, models, validate,
-    commit, drain, restart, start, prove, reload, revert, recover, done."""
+    commit, drain, restart, start, prove, reload, revert, recover, done. With an empty host it is about the
+    whole rollout: phase batch, as in "expand: canary 1/12"."""
 
     host: str
     phase: str
@@ -50,6 +69,9 @@ class Options:
     drain: float = 600.0  # until an instance that goes down has ended what it had begun
     outage: bool = False  # whether a pool may be left without an instance that serves
     silence: float = 600.0  # without any word of a host that works
+    batches: tuple[int | str, ...] = ("100%",)  # hosts with instances that change at once: 3, or "25%"
+    max_fail: int | str = "100%"  # more failures than this, and no other host is started
+    skip_offline: bool = False  # hosts out of reach are left out instead of failed
     stop: Flag = field(default_factory=Flag, compare=False)  # set: start no other host
 
     def patience(self) -> dict[str, float]:
@@ -59,12 +81,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A host, what it is to become, and which instances of other hosts its balancers list."""
+    """A host, what it is to become, and which instances of other hosts its balancers list.
+
+    Without `listing` a balancer that needs what is not in force can only keep its configuration.
+    """
 
     host: Host
     release: Release
     needs: frozenset[tuple[str, str]] = frozenset()  # (host, instance)
     uploads: Mapping[str, str] = field(default_factory=dict)  # digest → path of a file to send for a model
+    listing: Listing | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +113,19 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Serving:
+    """An instance as it is reached, and the models it has. None: not known."""
+
+    port: int | None = None
+    models: frozenset[str] | None = None
+
+    def meets(self, port: int | None, model: str | None) -> bool:
+        return (None in (port, self.port) or port == self.port) and (
+            self.models is None or model is None or model in self.models
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """A host against its release. Nothing was changed to find out."""
 
@@ -104,6 +143,10 @@ class Comparison:
     instances: tuple[str, ...] = ()  # of the release in force
     locked: str | None = None  # the holder's note
     skipped: tuple[str, ...] = ()
+    serving: Mapping[str, Serving] = field(default_factory=dict)  # instance of the release in force
+    pools: Mapping[str, Mapping[str, tuple[str, ...]]] = field(
+        default_factory=dict
+    )  # what balancers list now
 
     def on_host(self, wish: Release) -> Release:
         """What the host has, as a release that can be diffed against `wish`."""
@@ -148,6 +191,8 @@ def comparison(host: str, report: Mapping[str, Any], texts: bytes) -> Comparison
         files=tuple(files),
         missing=frozenset(report["missing"]),
         locked=report["locked"],
+        serving={i: Serving(one["port"], frozenset(one["models"])) for i, one in report["serving"].items()},
+        pools={b: {p: tuple(m) for p, m in pools.items()} for b, pools in report["pools"].items()},
         **{
             k: tuple(report[k])
             for k in ("restart", "reload", "stop", "models", "links", "instances", "skipped")
@@ -182,6 +227,7 @@ class HostResult:
     seconds: float = 0.0
     restarted: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # checks that could not be made there
+    without: tuple[str, ...] = ()  # "host/instance" that its balancers should list, but that are not in force
     comparison: Comparison | None = None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import paramiko
 
-from ..errors import ConnectError
+from ..errors import ConnectError, OfflineError
 from ..inventory.model import Host
 from . import known
 from .access import Access, Keyring, resolve, resolve_jump
@@ -141,7 +141,7 @@ def _socket(host: Host, access: Access, keyring: Keyring, hops: list[paramiko.Tr
             "direct-tcpip", (access.address, access.port), ("127.0.0.1", 0), timeout=access.timeout
         )
     except paramiko.SSHException as error:
-        raise ConnectError(
+        raise OfflineError(
             f"{access.jump} does not reach {access.address}:{access.port}: {error}", host=host.name
         ) from None
 
@@ -151,7 +151,7 @@ def _tcp(host: str, access: Access) -> QuickSocket:
         return QuickSocket(socket.create_connection((access.address, access.port), access.timeout))
     except OSError as error:
         why = error.strerror or str(error) or "no answer"
-        raise ConnectError(
+        raise OfflineError(
             f"{access.address}:{access.port}: {why.lower()}",
             host=host,
             hint="is the host on, and its address right?",
@@ -178,7 +178,7 @@ def _enter(
     except (paramiko.SSHException, OSError, EOFError) as error:
         why = "it accepts the connection, but does not speak SSH" if "banner" in str(error) else str(error)
         why = why or "it closed the connection"
-        raise ConnectError(f"{access.address}:{access.port}: {why}", host=host) from None
+        raise OfflineError(f"{access.address}:{access.port}: {why}", host=host) from None
     shown = transport.get_remote_server_key()
     if shown.asbytes() not in {line.key for line in allowed}:
         raise ConnectError(

@@ -82,7 +82,8 @@ def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | No
     digest = _digest(files)
     files[0] = File(config, files[0].content.replace(MARK.encode(), digest.encode()), where=balancer.where)
     unit = f"ogen-balancer-{balancer.name}.service" if own else "nginx.service"
-    proof = BalancerProof(unit, balancer.name, config, str(values["socket"]), digest)
+    listed = {pool.name: tuple(f"{m.host}/{m.instance}" for m in pool.members) for pool in entry.pools}
+    proof = BalancerProof(unit, balancer.name, config, str(values["socket"]), digest, listed)
     return Rendered(tuple(files), proof)
 
 
