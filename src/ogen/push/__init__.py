@@ -6,12 +6,10 @@ Nothing here imports paramiko until a host is contacted through it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import HostError
 from ..inventory.model import Host
-from ..plan.model import Plan
-from ..release.model import Release
 from .access import Keyring
 from .contact import Contact, contact
 from .results import (
@@ -27,7 +25,10 @@ from .results import (
     ignore,
 )
 from .rollout import Rollout, each, failure
-from .uploads import resolve
+
+if TYPE_CHECKING:
+    from ..plan.model import Plan
+    from ..release.model import Release
 
 __all__ = [
     "Comparison",
@@ -58,6 +59,8 @@ _DEFAULT = Options()
 
 def targets(plan: Plan, releases: Iterable[Release]) -> tuple[Target, ...]:
     """Releases with their hosts, the instances that their balancers list, and files to send for models."""
+    from .uploads import resolve  # with the planner and the templates: not needed for what is planned
+
     by_host = {r.host: r for r in releases}
     found = []
     for host in plan.hosts:

@@ -47,7 +47,7 @@ class Start:
 def start(host: Host, agent: Bundle, password: str | None, *, local: bool = False) -> Start:
     """`password` is sudo's; without one sudo must not ask."""
     nonce = secrets.token_hex(8)
-    python = (host.python, "-I", "-c", BOOTSTRAP, nonce, agent.sha256, host.root or "/")
+    python = (host.python, "-I", "-S", "-c", BOOTSTRAP, nonce, agent.sha256, host.root or "/")
     return program(host, python, nonce, password)
 
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import paramiko
-
 from ..errors import ConnectError
 from ..inventory.model import Host
 from . import known
 from .access import Access, Keyring, resolve, resolve_jump
+from .lean import paramiko
 from .pipes import CHUNK, Pipe
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what goes wrong is raised, not logged
@@ -79,6 +78,8 @@ class Connection:
 
     def close(self) -> None:
         for hop in reversed(self.hops):
+            with contextlib.suppress(Exception):
+                hop.sock.shutdown(socket.SHUT_RDWR)  # else its thread reads on for up to 0.1 s
             with contextlib.suppress(Exception):
                 hop.close()
 
