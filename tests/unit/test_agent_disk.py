@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ogen.agent.disk import ROOTS, Disk, split
+from ogen.agent.disk import ROOTS, Change, Disk, split
 from ogen.agent.errors import AgentError
 
 
@@ -97,12 +97,12 @@ def test_modes_and_content(disk: Disk, tmp_path: Path) -> None:
 
 
 def test_a_symlink_is_replaced_in_one_step(disk: Disk) -> None:
-    steps: list[tuple[str, str]] = []
+    steps: list[Change] = []
     disk.symlink("one", "/etc/ogen/current")
-    watched = Disk(disk.root, lambda *step: steps.append(step))
+    watched = Disk(disk.root, steps.append)
     watched.symlink("two", "/etc/ogen/current")
     assert disk.link("/etc/ogen/current") == "two"
-    assert [s[0] for s in steps] == ["symlink", "rename", "fsync"]
+    assert [s.operation for s in steps] == ["symlink", "rename", "fsync"]
 
 
 def test_the_root_itself_may_be_a_symlink(tmp_path: Path) -> None:
