@@ -151,9 +151,19 @@ class Disk:
                 self._sync(folder, above(path))
 
     def create(
-        self, path: str, data: bytes, mode: int = 0o644, owner: str = "root", group: str = "root"
+        self,
+        path: str,
+        data: bytes,
+        mode: int = 0o644,
+        owner: str = "root",
+        group: str = "root",
+        sync: bool = True,
     ) -> None:
-        """A new file with its content, owner and mode; the folder itself is not synced."""
+        """A new file with its content, owner and mode; the folder itself is not synced.
+
+        With `sync=False` it is on its way to the disk: `sync_file`, after all files of a set are made,
+        finds little left to wait for. Thirty files cost two turns of the disk instead of thirty.
+        """
         with self._parent(path) as (folder, name):
             self._step("create", path, mode=0o600)
             handle = os.open(name, _NEW, 0o600, dir_fd=folder)
@@ -165,7 +175,10 @@ class Disk:
                 if mode != 0o600:
                     self._step("chmod", path, mode=mode)
                     os.fchmod(handle, mode)
-                self._sync(handle, path)
+                if sync:
+                    self._sync(handle, path)
+                else:  # starts the writing, and waits for nothing
+                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(handle)
 
@@ -238,6 +251,15 @@ class Disk:
                     return False
                 raise
         return True
+
+    def sync_file(self, path: str) -> None:
+        """Waits until a file that was made with `sync=False` is on the disk."""
+        with self._parent(path) as (folder, name):
+            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                self._sync(handle, path)
+            finally:
+                os.close(handle)
 
     def sync_folder(self, path: str) -> None:
         with self._parent(path) as (parent, name):

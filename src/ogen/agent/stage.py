@@ -38,7 +38,8 @@ class Stage:
         self.fetch = fetch
         self.release = store.identify(manifest)
         self.folder = store.RELEASES + "/.new"
-        self.folders: Set[str] = set()  # to be synced
+        self.files: List[str] = []  # both are to be synced
+        self.folders: Set[str] = set()
 
     def run(self, tell: Tell) -> Tuple[str, List[str]]:
         """The name of the complete release, and what could not be checked here."""
@@ -69,7 +70,7 @@ class Stage:
         self._folder(self.folder + "/tree")
         for entry in self.manifest["files"]:
             self._file(entry["stored"], self._content(entry), entry)
-        self.disk.create(self.folder + "/manifest.json", store.canonical(self.manifest), 0o600)
+        self._create(self.folder + "/manifest.json", store.canonical(self.manifest), 0o600)
 
     def _folder(self, path: str) -> None:
         if path not in self.folders:
@@ -81,7 +82,13 @@ class Stage:
     def _file(self, stored: str, data: bytes, entry: Dict[str, Any]) -> None:
         path = "%s/tree/%s" % (self.folder, stored)
         self._folder(above(path))
-        self.disk.create(path, data, entry["mode"], entry["owner"], entry["group"])
+        self._create(path, data, entry["mode"], entry["owner"], entry["group"])
+
+    def _create(
+        self, path: str, data: bytes, mode: int = 0o644, owner: str = "root", group: str = "root"
+    ) -> None:
+        self.disk.create(path, data, mode, owner, group, sync=False)
+        self.files.append(path)
 
     def _content(self, entry: store.Entry) -> bytes:
         data = self.contents.get(entry["sha256"])
@@ -101,6 +108,8 @@ class Stage:
 
     def _sync(self) -> None:
         """Bottom-up, and once: nothing of it counts before it has its name."""
+        for path in self.files:
+            self.disk.sync_file(path)
         for folder in sorted(self.folders, key=len, reverse=True):
             self.disk.sync_folder(folder)
 
@@ -137,7 +146,7 @@ class Stage:
             data = librarian.view(self.manifest, one, self.disk.relocated)
             self._file(stored, data, {"mode": 0o644, "owner": "root", "group": "root"})
             made[stored] = librarian.digest(data)
-        self.disk.create(self.folder + "/views.json", store.canonical(made), 0o600)
+        self._create(self.folder + "/views.json", store.canonical(made), 0o600)
 
     def name(self) -> str:
         """Gives the release its name: from here on it is a release like any other."""
