@@ -130,7 +130,7 @@ class Floor(Contender):
     config = "ssh_config"
 
     def prepare(self) -> None:
-        self.archive = tar(self.work)
+        self.archive = tar(self.work, self.name)
 
     def _ssh(self, command: str) -> list[list[str]]:
         """`{}` in the command is the place on the host."""
@@ -150,11 +150,11 @@ class FloorDefault(Floor):
     config = "ssh_config.default"
 
 
-def tar(work: Work) -> Path:
+def tar(work: Work, name: str) -> Path:
     """The files as an archive; made outside of the measured time."""
     import tarfile
 
-    path = work.folder / "files.tar"
+    path = work.folder / f"{name}.tar"
     with tarfile.open(path, "w") as archive:
         for file in sorted(work.files.iterdir()):
             archive.add(file, file.name)
@@ -178,7 +178,7 @@ class Ansible(Contender):
 
     def tasks(self) -> str:
         made = "    - ansible.builtin.file: {path: '{{ place }}', state: directory}\n"
-        return made + self.task.format(files=self.work.files, tar=self.work.folder / "files.tar")
+        return made + self.task.format(files=self.work.files, tar=self.work.folder / f"{self.name}.tar")
 
     def _env(self) -> tuple[tuple[str, str], ...]:
         farm = self.work.farm
@@ -197,11 +197,11 @@ class Ansible(Contender):
         return Job([command], env=self._env())
 
     def push(self) -> Job:
-        tar(self.work)
+        tar(self.work, self.name)
         return self._run()
 
     def dry(self) -> Job:
-        tar(self.work)
+        tar(self.work, self.name)
         return self._run("--check", "--diff")
 
 

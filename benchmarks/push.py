@@ -26,6 +26,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -146,9 +147,11 @@ class Track:
             folder = Path(name)
             pid = os.fork()
             if pid == 0:
-                _adopt()
-                (folder / "measured").write_text(json.dumps(self._measured(job, folder)))
-                os._exit(0)
+                try:
+                    _adopt()
+                    (folder / "measured").write_text(json.dumps(self._measured(job, folder)))
+                finally:
+                    os._exit(0)
             used = os.wait4(pid, 0)[2]
             texts = [(folder / str(n)).read_text(errors="replace") for n in range(len(job.commands))]
             wall, client, codes = json.loads((folder / "measured").read_text())
@@ -334,6 +337,7 @@ def main() -> None:
     if not chosen:
         parser.error(f"--only {args.only} names none of {', '.join(known)}")
     _adopt()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with us
     all_ = []
     for delay in args.delay.split(","):
         for hosts in args.hosts.split(","):
