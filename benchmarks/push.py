@@ -14,71 +14,36 @@ Measured is the whole process, Python's start and imports included: wall, CPU of
 masters that it leaves behind), CPU of the far side. Not in ogen's figures: loading an inventory, planning
 and rendering (see benchmarks/compile.py), sudo, and systemd-run, since the hosts are folders.
 
-Needs sshd; each peer that is not installed is named and left out (pip install -e '.[bench]', rsync).
+The copy loops of Ansible take minutes and are measured only when named. Needs sshd; each peer that is
+not installed is named and left out (pip install -e '.[bench]', rsync).
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import os
 import random
-import resource
 import shutil
 import signal
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
-from _contenders import ALL, SEARCH, Contender, Floor, Job, Work
+from _contenders import ALL, Contender, Work
 from _delay import Delay
-from _farm import Box, Farm, children, end
+from _farm import Box, Farm
+from _push_table import Setting, bars, expectations, table, trips
+from _track import Track, adopt
 
 FILES = 30
-SLACK = 0.2  # seconds: start of Python and its imports
-TIMES = 2.5  # of the floor
-TRIPS = {"W1": 11, "W2": 10}
 COUNTING = 100  # ms of round trip
-EXPECTED = (("ansible-synchronize", 5), ("ansible-", 12), ("pyinfra-", 10))
+USUAL = "ssh+tar,ogen,ogen-openssh,ansible-synchronize,ansible-unarchive,pyinfra"
 CHANGED = "the line that a dry run must show"
 
 
-@dataclass(slots=True)
-class Run:
-    """One measured job; times in seconds."""
-
-    wall: float
-    client: float
-    far: float
-    trips: int | None  # of the connection with the most
-    peak: int | None  # KiB, where the program says it
-
-
-@dataclass(slots=True)
-class Setting:
-    """What is measured at once: hosts, delay, and all runs by contender and work."""
-
-    hosts: int
-    delay: int  # ms
-    runs: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
-
-    def median(self, name: str, work: str, what: str = "wall") -> float | None:
-        found = self.runs.get(name, {}).get(work)
-        return statistics.median(getattr(run, what) for run in found) if found else None
-
-    def worst(self, name: str, work: str, what: str) -> int | None:
-        found = [v for run in self.runs.get(name, {}).get(work, []) if (v := getattr(run, what)) is not None]
-        return max(found, default=None)
-
-
-# ------------------------------------------------------------------------------------- the files
 def make_files(folder: Path) -> None:
     """30 files of 0.2 to 6 kB of text with three modes."""
     chance = random.Random(7)
@@ -114,84 +79,6 @@ def verify(contender: Contender, boxes: Sequence[Box], folder: Path) -> None:
 def stamps(contender: Contender, boxes: Sequence[Box]) -> list[tuple[str, int, int]]:
     files = [p for b in boxes for p in contender.place(b).iterdir()]
     return sorted((str(p), p.lstat().st_ino, p.lstat().st_mtime_ns) for p in files)
-
-
-# ---------------------------------------------------------------------------------------- one run
-class Track:
-    """Runs jobs and measures them."""
-
-    def __init__(self, farm: Farm, delay: Delay | None, folder: Path) -> None:
-        self.farm = farm
-        self.delay = delay
-        self.home = folder / "client"
-        self.home.mkdir()
-        self.ours = {s.pid for s in farm.servers} | ({delay.process.pid} if delay else set())
-
-    def run(self, job: Job) -> tuple[Run, str]:
-        """Measures a job; SystemExit with its output if it fails."""
-        if self.delay:
-            self.delay.trips()
-        servers, waited = self.farm.cpu(), _cpu(resource.RUSAGE_CHILDREN)
-        (wall, client, codes), text, runner = self._apart(job)
-        if not set(codes) <= job.codes:
-            raise SystemExit(f"{job.commands[0]} ended with {codes}:\n{text[:1000]}\n…\n{text[-2000:]}")
-        self._adopted()
-        far = self.farm.cpu() - servers + _cpu(resource.RUSAGE_CHILDREN) - waited - runner
-        trips = max(self.delay.trips(), default=None) if self.delay else None
-        return Run(wall, client, far, trips, _peak(text)), text
-
-    def _apart(self, job: Job) -> tuple[tuple[float, float, list[int]], str, float]:
-        """Runs it under a process of its own, which adopts what the client leaves behind (ssh's masters).
-        What the far side leaves behind becomes ours."""
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    _adopt()
-                    (folder / "measured").write_text(json.dumps(self._measured(job, folder)))
-                finally:
-                    os._exit(0)
-            used = os.wait4(pid, 0)[2]
-            texts = [(folder / str(n)).read_text(errors="replace") for n in range(len(job.commands))]
-            wall, client, codes = json.loads((folder / "measured").read_text())
-        return (wall, client, codes), "\n".join(texts), used.ru_utime + used.ru_stime
-
-    def _measured(self, job: Job, folder: Path) -> tuple[float, float, list[int]]:
-        env = {"HOME": str(self.home), "PATH": SEARCH, "LC_ALL": "C.UTF-8", **dict(job.env)}
-        processes = []
-        begun = time.perf_counter()
-        for number, command in enumerate(job.commands):
-            given, out = (job.stdin or Path(os.devnull)).open("rb"), (folder / str(number)).open("wb")
-            with given, out:
-                processes.append(
-                    subprocess.Popen(command, stdin=given, stdout=out, stderr=out, env=env, cwd=self.home)
-                )
-        codes = [process.wait() for process in processes]
-        wall = time.perf_counter() - begun
-        for pid in children(os.getpid()):
-            end(pid)
-        return wall, _cpu(resource.RUSAGE_CHILDREN), codes
-
-    def _adopted(self) -> None:
-        """Waits for agents whose session was gone before they were."""
-        for pid in set(children(os.getpid())) - self.ours:
-            os.waitpid(pid, 0)
-
-
-def _cpu(who: int) -> float:
-    used = resource.getrusage(who)
-    return used.ru_utime + used.ru_stime
-
-
-def _peak(text: str) -> int | None:
-    words = text.split()
-    return int(words[words.index("peak") + 1]) if "peak" in words else None
-
-
-def _adopt() -> None:
-    """What our children leave behind becomes ours, so that its time is counted, and its end seen."""
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 # --------------------------------------------------------------------------------------- the rounds
@@ -249,69 +136,21 @@ def count(chosen: Sequence[type[Contender]]) -> Setting:
     """Round trips, apart: behind a long line, where nobody has much to say before an answer can come."""
     found = measure(1, COUNTING, 1, [one for one in chosen if one.name.startswith(("ogen", "ssh+tar"))])
     print(f"\nround trips of a connection, counted on one host behind {COUNTING} ms (TCP's own included)")
-    for name, works in found.runs.items():
-        print(f"{name:20}" + "".join(f"  {work} {runs[0].trips}" for work, runs in works.items()))
-    for work, most in TRIPS.items():
-        trips = found.worst("ogen", work, "trips")
-        if trips:
-            print(f"{_word(trips <= most)}  {work}: {trips} round trips, bar {most}")
+    print("\n".join(trips(found)))
     return found
 
 
-# ------------------------------------------------------------------------------------- the table
-def table(found: Setting, shows: Mapping[str, bool]) -> None:
-    delay = f"{found.delay} ms round trip" if found.delay else "loopback"
-    rounds = max(len(w["W1"]) for w in found.runs.values())
-    print(
-        f"\n{found.hosts} hosts, {delay}, {rounds} rounds: medians of wall / client CPU / far CPU in seconds"
-    )
-    print("×: wall of the contender by ogen's")
-    print(f"{'':20}" + "".join(f"{work:>32}" for work in ("W1 first push", "W2 nothing to do", "W3 dry run")))
-    for name, works in found.runs.items():
-        cells = [_cell(found, name, work) for work in ("W1", "W2", "W3")]
-        note = "" if shows[name] or "W3" not in works else "  (shows no diff)"
-        print(f"{name:20}" + "".join(f"{cell:>32}" for cell in cells) + note)
-
-
-def _cell(found: Setting, name: str, work: str) -> str:
-    wall = found.median(name, work)
-    if wall is None:
-        return "–"
-    client, far = found.median(name, work, "client"), found.median(name, work, "far")
-    ours = found.median("ogen", work)
-    times = f"{wall / ours:6.1f}×" if ours else ""
-    return f"{wall:.2f} / {client:.2f} / {far:.2f}{times}"
-
-
-def bars(found: Setting) -> list[str]:
-    """Whether ogen is as quick as it says."""
-    said = []
-    for work in ("W1", "W2"):
-        ours, floor = found.median("ogen", work), found.median(Floor.name, work)
-        if ours and floor:
-            bar = TIMES * floor + SLACK
-            text = f"{work}: ogen {ours:.2f} s, bar {bar:.2f} s = {TIMES} × {floor:.2f} + {SLACK}"
-            said.append((text, ours <= bar))
-    peak = found.worst("ogen", "W1", "peak")
-    if peak:
-        said.append((f"memory of the controller: {peak / 1024:.0f} MiB, bar 250 MB", peak * 1024 < 250e6))
-    return [f"{_word(good)}  {text}" for text, good in said]
-
-
-def _word(good: bool) -> str:
-    return "holds " if good else "MISSED"
-
-
-def expectations(found: Setting) -> list[str]:
-    said = []
-    for name in found.runs:
-        least = next((times for prefix, times in EXPECTED if name.startswith(prefix)), None)
-        for work in ("W1", "W2", "W3") if least else ():
-            theirs, ours = found.median(name, work), found.median("ogen", work)
-            if theirs and ours and least:
-                word, times = _word(theirs >= least * ours), theirs / ours
-                said.append(f"{word}  {work}: {times:.1f} × as fast as {name}, expected {least}")
-    return said
+def _chosen(only: str, known: Mapping[str, type[Contender]]) -> list[type[Contender]]:
+    """By whole names, or by how they begin."""
+    chosen = []
+    for name, one in known.items():
+        if any(name == word or (word not in known and name.startswith(word)) for word in only.split(",")):
+            lacking = one.lacking()
+            if lacking:
+                print(f"{name} is left out: {lacking}", file=sys.stderr)
+            else:
+                chosen.append(one)
+    return chosen
 
 
 def main() -> None:
@@ -322,21 +161,13 @@ def main() -> None:
     parser.add_argument("--hosts", default="10", help="numbers of hosts, by commas")
     parser.add_argument("--delay", default="0", help="round trips in ms, by commas")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help=f"of {', '.join(known)}; a beginning will do")
+    parser.add_argument("--only", default=USUAL, help=f"of {', '.join(known)}; a beginning will do")
     parser.add_argument("--json", metavar="FILE", type=Path)
     args = parser.parse_args()
-    words = args.only.split(",")
-    chosen = []
-    for name, one in known.items():
-        if any(name == word or (word not in known and name.startswith(word)) for word in words):
-            lacking = one.lacking()
-            if lacking:
-                print(f"{name} is left out: {lacking}", file=sys.stderr)
-            else:
-                chosen.append(one)
+    chosen = _chosen(args.only, known)
     if not chosen:
-        parser.error(f"--only {args.only} names none of {', '.join(known)}")
-    _adopt()
+        parser.error(f"--only {args.only} names none of {', '.join(known)}, or what it needs is not there")
+    adopt()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with us
     all_ = []
     for delay in args.delay.split(","):
