@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ogen.agent import session, wire
-from ogen.agent.disk import Disk
+from ogen.agent.disk import Disk, Hook
 from ogen.agent.machine import Machine
 from ogen.agent.transaction import Host
 from ogen.release.model import File, ModelBuild, ModelView, Release, Unit
@@ -31,7 +30,7 @@ class Wire(wire.Wire):
         return {"op": "commit", "tx": last["tx"], "epoch": last["epoch"]}, b""
 
 
-def host(folder: Path, before: Callable[[str, str], None] | None = None) -> Host:
+def host(folder: Path, before: Hook | None = None) -> Host:
     return Host(Disk(str(folder), before), Machine())
 
 

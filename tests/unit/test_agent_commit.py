@@ -1,4 +1,4 @@
-"""The transaction in a folder: killed at every file operation it is wholly old or wholly new."""
+"""The transaction in a folder, and what recovery does; kills and power cuts are in tests/crash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from agents import apply as apply_to
 from agents import ask, host, release
 
-from ogen.agent import commit, owner, transaction
+from ogen.agent import owner, recovery, transaction
 from ogen.agent.transaction import Host
 from ogen.release.model import Release
 
@@ -24,21 +24,6 @@ def _hears_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fdatasync", lambda handle: None)
 
 
-class Crash(BaseException):
-    """The power goes."""
-
-
-def crash_at(count: int) -> tuple[list[tuple[str, str]], object]:
-    steps: list[tuple[str, str]] = []
-
-    def before(operation: str, path: str) -> None:
-        steps.append((operation, path))
-        if len(steps) > count:
-            raise Crash
-
-    return steps, before
-
-
 def wholly(one: Host, wanted: Release) -> bool:
     """Whether exactly this release is in force, undamaged, with its links and no other."""
     name = one.store.current
@@ -51,41 +36,6 @@ def wholly(one: Host, wanted: Release) -> bool:
         if p.is_symlink()
     }
     return found == links
-
-
-def operations(folder: Path, first: Release | None, second: Release) -> int:
-    """How many file operations the second apply makes."""
-    one = host(folder)
-    if first:
-        apply_to(one, first)
-    steps, before = crash_at(10**9)
-    assert apply_to(host(folder, before), second)["status"] == "applied"  # type: ignore[arg-type]
-    return len(steps)
-
-
-@pytest.mark.parametrize("first", [OLD, None])
-def test_killed_at_every_file_operation(tmp_path: Path, first: Release | None) -> None:
-    total = operations(tmp_path / "count", first, NEW)
-    assert total > 40
-    ends = set()
-    for count in range(total):
-        folder = tmp_path / str(count)
-        if first:
-            assert apply_to(host(folder), first)["status"] == "applied"
-        else:
-            folder.mkdir()
-        _, before = crash_at(count)
-        with pytest.raises(Crash):
-            apply_to(host(folder, before), NEW)  # type: ignore[arg-type]
-        again = host(folder)
-        commit.recover(again)
-        old = wholly(again, first) if first else again.store.current is None
-        assert old or wholly(again, NEW), f"a mixture after operation {count}"
-        ends.add("old" if old else "new")
-        assert commit.recover(again) is None
-        assert apply_to(again, NEW)["status"] == "applied"
-        assert wholly(again, NEW)
-    assert ends == {"old", "new"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +57,7 @@ def test_killed_at_every_file_operation(tmp_path: Path, first: Release | None) -
 )
 def test_recovery(seen: str, current: str, same_boot: bool, how: str) -> None:
     records = [{"rec": rec, "to": "new", "from": "old", "boot": "1"} for rec in seen.split()]
-    assert commit.outcome(records, current, "1" if same_boot else "2") == how
+    assert recovery.outcome(records, current, "1" if same_boot else "2") == how
 
 
 def test_applied_then_rolled_back_then_back_again(tmp_path: Path) -> None:
@@ -190,7 +140,7 @@ def test_a_damaged_journal_is_an_alarm_and_no_dead_end(tmp_path: Path) -> None:
     one = host(tmp_path)
     apply_to(one, OLD)
     (tmp_path / "etc/ogen/journal").write_bytes(b"00000000 {}\n00000000 {}\n")
-    result = commit.recover(one)
+    result = recovery.recover(one)
     assert result is not None
     assert result["status"] == "stuck"
     assert apply_to(one, NEW)["status"] == "applied"

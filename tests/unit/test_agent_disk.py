@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ogen.agent.disk import ROOTS, Disk, split
+from ogen.agent.disk import ROOTS, Change, Disk, split
 from ogen.agent.errors import AgentError
 
 
@@ -97,12 +97,12 @@ def test_modes_and_content(disk: Disk, tmp_path: Path) -> None:
 
 
 def test_a_symlink_is_replaced_in_one_step(disk: Disk) -> None:
-    steps: list[tuple[str, str]] = []
+    steps: list[Change] = []
     disk.symlink("one", "/etc/ogen/current")
-    watched = Disk(disk.root, lambda *step: steps.append(step))
+    watched = Disk(disk.root, steps.append)
     watched.symlink("two", "/etc/ogen/current")
     assert disk.link("/etc/ogen/current") == "two"
-    assert [s[0] for s in steps] == ["symlink", "rename", "fsync"]
+    assert [s.operation for s in steps] == ["symlink", "rename", "fsync"]
 
 
 def test_the_root_itself_may_be_a_symlink(tmp_path: Path) -> None:
@@ -110,3 +110,18 @@ def test_the_root_itself_may_be_a_symlink(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     Disk(str(tmp_path / "link")).folder("/etc/ogen")
     assert (tmp_path / "real/etc/ogen").is_dir()
+
+
+def test_files_of_a_set_are_synced_when_all_are_made(tmp_path: Path) -> None:
+    steps: list[str] = []
+    disk = Disk(str(tmp_path), lambda change: steps.append(f"{change.operation} {change.path[-1]}"))
+    disk.folder("/etc/ogen")
+    steps.clear()
+    for name in "ab":
+        disk.create(f"/etc/ogen/{name}", b"text", 0o600, sync=False)
+    for name in "ab":
+        disk.sync_file(f"/etc/ogen/{name}")
+    assert steps == ["create a", "write a", "create b", "write b", "fsync a", "fsync b"]
+    (tmp_path / "etc/ogen/link").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic"):
+        disk.sync_file("/etc/ogen/link")

@@ -178,10 +178,6 @@ def test_a_jump_host(farm: Farm) -> None:
     assert farm.servers["b"].connections == 1
 
 
-def test_several_jumps_are_refused_aloud(farm: Farm) -> None:
-    assert "several hops" in hello(farm, host(farm, "a", proxy_jump="x,y")).message
-
-
 def test_nothing_is_left_open(farm: Farm) -> None:
     push.apply(targets(farm), options(farm))
     for thread in threading.enumerate():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,13 +13,103 @@ from pathlib import Path
 
 import pytest
 
-from ogen.push.bundle import BOOTSTRAP, bundle
+from ogen.push import bundle as module
+from ogen.push.bundle import BOOTSTRAP, bundle, make, sources
 
 
-def test_the_same_bytes_each_time() -> None:
-    first = bundle().data
-    bundle.cache_clear()
-    assert bundle().data == first
+def test_the_same_bytes_each_time_in_any_process() -> None:
+    """What a process has loaded, and how it hashes strings, must not show."""
+    lines = (
+        "import hashlib",
+        "%s",
+        "from ogen.push.bundle import make, sources",
+        "print(hashlib.sha256(make(sources())).hexdigest())",
+    )
+    program = "\n".join(lines)
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program % more],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout.strip()
+        for seed, more in (
+            ("1", ""),
+            ("2", "import ogen.agent.commit, ogen.agent.look, ogen.agent.tasks_files"),
+        )
+    }
+    assert said == {hashlib.sha256(make(sources())).hexdigest()}
+
+
+def test_it_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = fresh()
+    (kept,) = (tmp_path / "ogen").iterdir()
+    assert kept.read_bytes()[32:] == first
+    monkeypatch.setattr(module, "make", lambda files: b"made anew")
+    assert fresh() == first
+    (tmp_path / "ogen" / "agent-of-old").write_bytes(b"")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert fresh() == b"made anew"
+    assert list((tmp_path / "ogen").iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_cache_that_others_can_write_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fresh()
+    (kept,) = (tmp_path / "ogen").iterdir()
+    kept.write_bytes(hashlib.sha256(b"evil").digest() + b"evil")
+    assert fresh() == b"evil"  # whole, and by its mode ours alone
+    kept.chmod(mode)
+    assert fresh() != b"evil"
+
+
+def test_no_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert fresh() == make(sources())
+
+
+compiled = pytest.mark.skipif(sys.version_info < (3, 11), reason="sources only")
+
+
+def fresh() -> bytes:
+    """As a new process gets it."""
+    module._bundle.cache_clear()
+    try:
+        return bundle().data
+    finally:
+        module._bundle.cache_clear()
+
+
+@compiled
+def test_another_python_runs_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled file of another version is passed over, not believed and no error."""
+    monkeypatch.setattr(importlib.util, "MAGIC_NUMBER", b"\x01\x02\r\n")
+    data = make(sources())
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        assert archive.read("agent/main.pyc")[:2] == b"\x01\x02"
+    sent = len(data).to_bytes(8, "big") + data
+    done = start(tmp_path, sent, hashlib.sha256(data).hexdigest())
+    assert (done.returncode, done.stderr, done.stdout) == (0, b"", b"ogen nonce need\n")
+
+
+@compiled
+def test_the_compiled_files_are_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that can't be compiled is not even looked at, if its compiled file is there."""
+    whole = sources()
+    broken = dict.fromkeys(whole, b"no python")
+    monkeypatch.setattr(
+        module, "_compiled", lambda files: {n + "c": module._pyc(n, s) for n, s in whole.items()}
+    )
+    data = make(broken)
+    sent = len(data).to_bytes(8, "big") + data
+    done = start(tmp_path, sent, hashlib.sha256(data).hexdigest())
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_it_holds_the_agent_and_no_times() -> None:

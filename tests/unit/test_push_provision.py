@@ -12,7 +12,7 @@ import pytest
 from ogen.errors import ConnectError, HostError, LockedError, PlaybookError
 from ogen.inventory.model import Balancer, Gpu, Host, Inventory, Pin, Rollout, Ssh
 from ogen.playbook import load
-from ogen.push import bare, become
+from ogen.push import bare, refusals
 from ogen.push import provision as module
 from ogen.push.become import PythonMissing
 from ogen.push.provision import Provisioned, batches, provision, variables
@@ -236,6 +236,7 @@ def test_variables() -> None:
         ("sh: 1: python3: not found", True),
         ("bash: line 1: python3: command not found", True),
         ("zsh:1: command not found: python3", True),
+        ("env: 'python3': No such file or directory", True),
         ("sh: 1: sudo: not found", False),
         ("sudo: a password is required", False),
         ("python3: can't open file", False),
@@ -244,10 +245,10 @@ def test_variables() -> None:
 def test_whether_python_is_missing(said: str, missing: bool) -> None:
     class Said:
         out = b""
+        user = ""
 
         def said(self) -> str:
             return said
 
     box = host("a", ssh=Ssh(become=True))
-    begun = become.Start(("sudo",), "n", True)
-    assert isinstance(become.refusal(Said(), begun, box), PythonMissing) == missing  # type: ignore[arg-type]
+    assert isinstance(refusals.refusal(Said(), box, True), PythonMissing) == missing  # type: ignore[arg-type]

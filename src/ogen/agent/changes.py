@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import commit, frames, gate, owner, stage, store, transaction
+from . import alarm, frames, gate, leftover, links, owner, recovery, stage, store, transaction
 from .errors import AgentError
 from .frames import Message
 from .session import Session
-from .transaction import Locks, Request
+from .transaction import Host, Locks, Request
 from .wire import Silence
 
 SILENCE = 60.0  # seconds
@@ -105,8 +105,9 @@ def _transact(session: Session, request: Request, prepare: Prepare) -> None:
     held = Locks(host)
     held.take({"who": request.who, "what": "apply"}, patience=0.5)
     try:
-        _told(session, commit.recover(host, session.wire.tell))
-        transaction.check_base(host, request)
+        before = host.store.current
+        _told(session, recovery.recover(host, session.wire.tell))
+        transaction.check_base(host, request, before)
         owner.keep_agent(host, session.bundle)
         _stage_and_commit(session, request, prepare, held)
     finally:
@@ -116,6 +117,8 @@ def _transact(session: Session, request: Request, prepare: Prepare) -> None:
 def _told(session: Session, result: Optional[Dict[str, Any]]) -> None:
     if result is not None:
         session.wire.tell("recover", "%s %s" % (result["status"], result.get("message", "")))
+    elif alarm.heard(session.host.disk):
+        session.wire.tell("stuck", alarm.heard(session.host.disk))
 
 
 def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held: Locks) -> None:
@@ -123,19 +126,17 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
     name, staged, skipped = prepare()
     try:
         first = transaction.begin(host, request, name, staged)
-    except AgentError:
-        if staged:
-            transaction.discard(host, name)
+    except (AgentError, OSError):
+        leftover.collect(host)
         raise
     try:
         owner.arm(host)
-        transaction.add_links(host, first["add"], after_flip=False)
+        links.add_links(host.disk, first["add"], after_flip=False)
         host.journal.add("PREPARED")
         session.wire.send({"reply": "prepared", "tx": first["tx"], "epoch": first["epoch"], "to": name})
         _await_commit(session, first)
-    except (Silence, AgentError, OSError, frames.FrameError) as error:
-        transaction.abort(host, first, str(error))
-        raise AgentError("aborted before the commit, nothing has changed: %s" % error) from None
+    except Exception as error:  # whatever it is: nothing was flipped
+        raise _aborted(host, first, error) from None
     result = owner.commit(
         host,
         first["tx"],
@@ -146,8 +147,23 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
     session.wire.send({"reply": "result", **result, "skipped": skipped})
 
 
+def _aborted(host: Host, first: Dict[str, Any], error: Exception) -> AgentError:
+    hint, log = getattr(error, "hint", None), getattr(error, "log", ())
+    try:
+        transaction.abort(host, first, str(error))
+        leftover.collect(host)
+    except (AgentError, OSError) as worse:
+        text = "aborted before the commit (%s), but what was staged is still there: %s"
+        return AgentError(text % (error, worse), "what runs has not changed; the next apply cleans up", log)
+    return AgentError("aborted before the commit, nothing has changed: %s" % error, hint, log)
+
+
 def _await_commit(session: Session, first: Dict[str, Any]) -> None:
+    """A frame that lay there while this process was stopped comes too late: its sender has given up."""
+    asked = session.host.machine.now()
     frame = session.wire.receive(SILENCE)
+    if session.host.machine.now() - asked > SILENCE + 1.0:
+        raise Silence("the commit came after more than %d s" % SILENCE)
     if frame is None:
         raise Silence("the controller is gone")
     message = frame[0]
@@ -168,7 +184,8 @@ def gc(session: Session, message: Message, data: bytes) -> None:
     held = Locks(session.host)
     held.take({"who": str(message.get("who", "")), "what": "gc"})
     try:
-        session.reply(gone=transaction.collect(session.host))
+        _told(session, recovery.recover(session.host, session.wire.tell))
+        session.reply(gone=leftover.collect(session.host))
     finally:
         held.drop()
 

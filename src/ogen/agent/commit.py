@@ -1,35 +1,22 @@
-"""From the flip to the end: forward to proven, or back to what was; and recovery, which is the same.
-
-BEGIN, PREPARED          FLIP … RELOADED               PROVEN              END
-abort: nothing changed   forward once, else back       forward to END      nothing to do
-"""
+"""From the flip to the end: forward to proven, or back to what was."""
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from typing import Any, Dict, List, Optional
 
-from . import gate, prove, store, systemd
-from .errors import AgentError, Broken
+from . import alarm, gate, prove, store, systemd
+from .errors import AgentError
 from .gate import Gate, Lost, Say
-from .journal import Record, idle
+from .journal import Record
+from .links import add_links, drop_links, late
 from .prove import Patience
 from .systemd import Systemd
-from .transaction import (
-    Host,
-    Result,
-    Tell,
-    abort,
-    add_links,
-    audit,
-    collect,
-    drop_links,
-    flip,
-    late,
-    quiet,
-)
+from .transaction import Host, Result, Tell, audit, flip, quiet
 
 _STUCK = "read the unit's journal on the host, mend what it names, then apply again"
+_UNFINISHED = "make /etc/ogen writable and free some space, then apply again: that ends it"
 NGINX = "nginx.service"  # the machine's own
 
 
@@ -84,8 +71,8 @@ class Transaction:
         self.tell("commit", "flip", None)
         self.record("FLIP")
         flip(self.host, self.first["to"])
-        drop_links(self.host, late(self.first["remove"]))
-        add_links(self.host, self.first["add"], after_flip=True)
+        drop_links(self.host.disk, late(self.first["remove"]))
+        add_links(self.host.disk, self.first["add"], after_flip=True)
         if self.host.live:
             self.systemd.reload_files()
             self.hold_off()
@@ -206,16 +193,20 @@ class Transaction:
         self.move(wish, force, ["oneshot"])
 
     def finish(self) -> Result:
-        """After PROVEN: what is left can be done again at any time."""
-        drop_links(self.host, self.first["remove"])
-        if self.host.live and self.first["remove"]:
-            self.systemd.reload_files()
-        if self.first["from"] not in (None, self.first["to"]):
-            self.host.disk.symlink("releases/%s/tree" % self.first["from"], store.PREVIOUS)
-        result = self.result("applied", "; ".join(self.notes))
-        audit(self.host, self.first, result, self.host.machine.now() - self.started)
-        self.record("END", how="applied")
-        collect(self.host)
+        """After PROVEN: what is left can be done again at any time, by whoever comes next."""
+        try:
+            drop_links(self.host.disk, self.first["remove"])
+            if self.host.live and self.first["remove"]:
+                self.systemd.reload_files()
+            if self.first["from"] not in (None, self.first["to"]):
+                self.host.disk.symlink("releases/%s/tree" % self.first["from"], store.PREVIOUS)
+            alarm.end(self.host.disk)
+            result = self.result("applied", "; ".join(self.notes))
+            audit(self.host, self.first, result, self.host.machine.now() - self.started)
+            self.record("END", how="applied")
+        except (AgentError, OSError) as error:
+            why = "the release is in force and proven, but its end could not be written: %s" % error
+            return self.alarm(AgentError(why, _UNFINISHED))
         return result
 
     # --------------------------------------------------------------------------------- back
@@ -223,23 +214,31 @@ class Transaction:
         """Restores the previous release and proves it; only then it says rolled back."""
         self.tell("revert", error.message, None)
         try:
-            self.record("REVERTING", why=error.message)
+            with contextlib.suppress(OSError):  # the way back does not depend on its record
+                self.record("REVERTING", why=error.message)
             self.restore()
         except Exception as worse:  # whatever it is: the host is not what it was
             return self.stuck(error, worse)
         result = self.result("rolled_back", error.message, error)
-        audit(self.host, self.first, result, self.host.machine.now() - self.started)
-        self.record("END", how="rolled back", why=error.message)
+        self.end(result, "END", how="rolled back", why=error.message)
         return result
 
+    def end(self, result: Result, rec: str, **more: Any) -> None:
+        """What can't be written now is done, and written, at the next contact: the journal is not idle."""
+        try:
+            audit(self.host, self.first, result, self.host.machine.now() - self.started)
+            self.record(rec, **more)
+        except OSError as error:
+            result["message"] += "; it could not be recorded, and the next contact does it again: %s" % error
+
     def restore(self) -> None:
-        wish, force = self.force, self.wish  # the other way round
-        drop_links(self.host, late(self.first["add"]))
+        wish, force, disk = self.force, self.wish, self.host.disk  # the other way round
+        drop_links(disk, late(self.first["add"]))
         flip(self.host, self.first["from"])
         old = self.host.store.links(self.first["from"])
-        drop_links(self.host, {p: t for p, t in self.first["add"].items() if p not in old})
+        drop_links(disk, {p: t for p, t in self.first["add"].items() if p not in old})
         for after_flip in (False, True):
-            add_links(self.host, old, after_flip)
+            add_links(disk, old, after_flip)
         if self.host.live:
             self.restart_old(wish, force)
         self.read_back()
@@ -289,14 +288,18 @@ class Transaction:
     def stuck(self, error: AgentError, worse: Exception) -> Result:
         message = "%s; and the previous release could not be proven: %s" % (error.message, worse)
         log = list(error.log) + list(getattr(worse, "log", ()))
-        result = self.result(
-            "stuck",
-            message,
-            AgentError(message, "; ".join(hint for hint in (error.hint, _STUCK) if hint), log),
-        )
-        audit(self.host, self.first, result, self.host.machine.now() - self.started)
-        self.record("STUCK", why=message)
+        hint = "; ".join(hint for hint in (error.hint, _STUCK) if hint)
+        result = self.alarm(AgentError(message, hint, log))
+        try:
+            self.read_back()
+        except (AgentError, OSError):
+            return result  # not wholly old: the journal says REVERTING, and the next contact goes on with it
+        self.end(result, "STUCK", why=message)
         return result
+
+    def alarm(self, error: AgentError) -> Result:
+        alarm.sound(self.host, error.message, error.hint or _STUCK)
+        return self.result("stuck", error.message, error)
 
     def result(self, status: str, message: str, error: Optional[AgentError] = None) -> Result:
         return {
@@ -311,50 +314,3 @@ class Transaction:
             "restarted": sorted(self.done),
             "seconds": round(self.host.machine.now() - self.started, 1),
         }
-
-
-# ------------------------------------------------------------------------------------- recovery
-def recover(
-    host: Host, tell: Tell = quiet, boot: bool = False, say: Optional[Say] = None
-) -> Optional[Result]:
-    """Brings an unfinished transaction to its end; None if there is none. Both locks must be held."""
-    try:
-        records = host.journal.records()
-    except Broken as error:
-        return _unreadable(host, error)
-    if idle(records):
-        return None
-    how = outcome(records, host.store.current, host.machine.boot())
-    tell("recover", "an earlier apply did not end: " + how, None)
-    if how == "abort":
-        abort(host, records[0], "recovered")
-        return None
-    transaction = Transaction(host, records, tell, quick=boot, say=say)
-    if how == "finish":
-        return transaction.finish()
-    if how == "forward":
-        transaction.record("AGAIN")
-        return transaction.run()
-    return transaction.back(AgentError("the apply was interrupted"))
-
-
-def outcome(records: List[Record], current: Optional[str], boot: str) -> str:
-    """What recovery does: abort, forward, back or finish; pure, see the table in the module's head."""
-    first, seen = records[0], [r["rec"] for r in records]
-    if "REVERTING" in seen:
-        return "back"
-    if "PROVEN" in seen:
-        return "finish"
-    flipped = "FLIP" in seen and (current == first["to"])
-    if not flipped:
-        return "abort"
-    same_boot = first["boot"] == boot
-    return "forward" if same_boot and "AGAIN" not in seen else "back"
-
-
-def _unreadable(host: Host, error: Broken) -> Result:
-    """Nobody knows what happened: what is in force stays, and the next apply starts from it."""
-    host.disk.rename("/etc/ogen/journal", "/etc/ogen/journal.broken")
-    host.journal.begin({"tx": "", "epoch": 0, "from": host.store.current, "to": host.store.current})
-    host.journal.add("STUCK", why=error.message)
-    return {"status": "stuck", "message": error.message, "hint": error.hint, "log": []}

@@ -7,8 +7,8 @@ import os
 import stat
 from typing import Any, Dict, List, Optional, Set, Tuple
 
+from . import alarm, journal, librarian, locks, prove, store, systemd
 from . import disk as names
-from . import journal, librarian, locks, prove, store, systemd
 from .disk import Disk
 from .machine import Machine
 
@@ -27,7 +27,8 @@ def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool)
         "current": current,
         "release": current.split("-")[0] if current else None,
         "locked": locked(disk),
-        "idle": journal.idle(journal.Journal(disk).records()),
+        "stuck": alarm.heard(disk),
+        "idle": journal.Journal(disk).state() == "idle",
         "instances": [i["instance"] for i in own["instances"]],
         "serving": {
             i["instance"]: {"port": i["port"], "models": [m["model"] for m in i["models"]]}
@@ -46,6 +47,7 @@ def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool)
     report["unchanged"] = bool(
         report["whole"]
         and report["idle"]
+        and not report["stuck"]
         and not report["links"]
         and not any(report[k] for k in ("restart", "reload", "stop"))
     )

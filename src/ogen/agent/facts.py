@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any, Dict, List
 
-from . import cards, compare, journal, store
+from . import alarm, cards, compare, store
 from .machine import Machine
 from .transaction import Host
 
@@ -24,6 +24,7 @@ def brief(host: Host) -> Facts:
         "agent": host.agent,
         "current": host.store.current,
         "locked": compare.locked(host.disk),
+        "stuck": alarm.heard(host.disk),
     }
 
 
@@ -44,7 +45,7 @@ def full(host: Host) -> Facts:
         "ollama": ollama_version(machine),
         "nginx": nginx(machine),
         "release": release(host),
-        "journal": _journal(host),
+        "journal": host.journal.state(),
     }
 
 
@@ -94,15 +95,6 @@ def release(host: Host) -> Dict[str, Any]:
         "balancers": manifest["balancers"],
         "models": [m["name"] for m in manifest["models"]],
     }
-
-
-def _journal(host: Host) -> str:
-    records = host.journal.records()
-    return (
-        "idle"
-        if journal.idle(records) and (not records or records[-1]["rec"] == "END")
-        else records[-1]["rec"]
-    )
 
 
 def releases(host: Host) -> List[Dict[str, Any]]:

@@ -15,6 +15,7 @@ from .errors import Broken
 PATH = "/etc/ogen/journal"
 #: records after which nothing is under way; STUCK too: the next apply starts from what is in force
 FINAL = ("END", "STUCK")
+UNREADABLE = "unreadable"
 
 Record = Dict[str, Any]
 
@@ -58,20 +59,47 @@ class Journal:
         self.disk = disk
 
     def records(self) -> List[Record]:
-        return parse(self.disk.read_or(PATH))
+        """Raises Broken; OSError when the file is there and can't be read."""
+        return parse(self._data())
+
+    def state(self) -> str:
+        """For who looks: the last record's kind, IDLE when nothing is under way, UNREADABLE."""
+        try:
+            records = self.records()
+        except (Broken, OSError):
+            return UNREADABLE
+        return "idle" if not records or records[-1]["rec"] == "END" else str(records[-1]["rec"])
+
+    def settle(self) -> None:
+        """What a killed run wrote and did not sync is on the disk before anything is built on it."""
+        self.disk.append(PATH, b"")
+
+    def give_up(self, why: str) -> None:
+        """Puts an unreadable journal aside and starts a new one that says so; epochs go on rising."""
+        data = self._data()
+        known = [record for record in map(_record, data.split(b"\n")) if record]
+        self.disk.replace(PATH + ".broken", data)
+        self.disk.replace(PATH, line({"rec": "STUCK", "tx": "", "epoch": epoch(known), "why": why}))
+
+    def _data(self) -> bytes:
+        return self.disk.read(PATH) if self.disk.lstat(PATH) else b""
 
     def begin(self, record: Record) -> None:
         self.disk.replace(PATH, line({"rec": "BEGIN", **record}))
 
     def add(self, rec: str, **more: Any) -> None:
+        """What this returns from is on the disk: a hole before the next record would make it unreadable."""
         self._mend()
         self.disk.append(PATH, line({"rec": rec, **more}))
 
     def _mend(self) -> None:
-        """Drops a torn last line, so that what is added next stands on a line of its own."""
-        data = self.disk.read_or(PATH)
-        if data and not data.endswith(b"\n"):
-            whole = data[: data.rfind(b"\n") + 1]
+        """Drops a torn last line, so that what is added next stands on a line of its own.
+
+        A line that lost its beginning in a power cut may well end in a newline.
+        """
+        data = self._data()
+        whole = b"".join(map(line, parse(data)))
+        if data != whole:
             self.disk.replace(PATH, whole)
 
 

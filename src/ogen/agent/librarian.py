@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from . import machine as tools
@@ -237,6 +236,8 @@ def transient(unit_text: str) -> List[str]:
     program: List[str] = []
     for key, value in service_lines(unit_text):
         if key == "ExecStart":
+            import shlex
+
             program = shlex.split(value)
         elif key not in ("Restart", "RestartSec"):
             command += ["-p", "%s=%s" % (key, value)]

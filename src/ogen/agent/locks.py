@@ -34,8 +34,7 @@ class Lock:
                 os.close(handle)
                 raise Locked("another rollout holds this host: %s" % self.note())
             time.sleep(0.05)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({**note, "pid": os.getpid()}).encode(), 0)
+        self.disk.note(handle, json.dumps({**note, "pid": os.getpid()}).encode())
         self.handle = handle
 
     def drop(self) -> None:

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Tuple
 
-from . import compare, journal, leases, look_cards, look_log, look_store, prove
+from . import alarm, compare, leases, look_cards, look_log, look_store, prove
 from .disk import Disk
 from .frames import Message
 from .machine import Machine
@@ -37,12 +37,12 @@ def look(session: Session, message: Message, data: bytes) -> None:
         return
     name = host.store.current
     manifest = host.store.manifest(name)
-    records = host.journal.records()
     seen.update(
         current=name,
         previous=host.store.previous,
         locked=compare.locked(host.disk),
-        idle=journal.idle(records),
+        idle=host.journal.state() == "idle",
+        stuck=alarm.heard(host.disk),
         proofs=manifest["instances"],
         balancers=manifest["balancers"],
     )

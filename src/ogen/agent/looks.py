@@ -5,12 +5,14 @@ connections.
 from __future__ import annotations
 
 from . import compare as comparing
-from . import facts, librarian, transaction
+from . import librarian, transaction
 from .frames import Message
 from .session import Session
 
 
 def hello(session: Session, message: Message, data: bytes) -> None:
+    from . import facts  # no other operation needs it
+
     session.reply(facts=facts.full(session.host) if message.get("full") else facts.brief(session.host))
 
 
@@ -25,6 +27,8 @@ def history(session: Session, message: Message, data: bytes) -> None:
 
 
 def releases(session: Session, message: Message, data: bytes) -> None:
+    from . import facts
+
     session.reply(releases=facts.releases(session.host))
 
 

@@ -14,9 +14,9 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from . import commit as engine
-from . import journal, locks, systemd, transaction
-from .errors import AgentError
+from . import journal, leftover, locks, recovery, systemd, transaction
+from .commit import Transaction
+from .errors import AgentError, Broken
 from .transaction import Host, Locks, Result, Tell
 
 AGENTS = "/etc/ogen/agent"
@@ -87,7 +87,9 @@ def commit(host: Host, tx: str, held: Locks, tell: Tell, ask: Ask) -> Result:
     """
     if not host.live:
         _deaf()
-        return engine.Transaction(host, host.journal.records(), tell).run()
+        result = Transaction(host, host.journal.records(), tell).run()
+        _collect(host)
+        return result
     _forget_progress(host)
     held.journal.drop()  # the service takes it; the session's own lock keeps others out
     host.machine.run(["systemctl", "reset-failed", UNIT])
@@ -137,7 +139,7 @@ def _ended(host: Host, tx: str, tell: Tell) -> Result:
     lock = locks.Lock(host.disk, locks.JOURNAL)
     lock.take({"what": "recover"}, patience=10.0)
     try:
-        result = engine.recover(host, tell)
+        result = recovery.recover(host, tell)
     finally:
         lock.drop()
     if result is not None and result.get("tx") == tx:
@@ -172,20 +174,37 @@ def run_commit(host: Host, tx: str) -> int:
     lock = locks.Lock(host.disk, locks.JOURNAL)
     lock.take({"what": "commit " + tx}, patience=10.0)
     try:
-        records = host.journal.records()
-        if not records or records[0].get("tx") != tx or journal.idle(records):
+        records = _records(host)
+        if records is not None and (journal.idle(records) or records[0].get("tx") != tx):
             return 0
         tell, say = _teller(host, tx), _sayer(host, tx)
-        if records[-1]["rec"] == "PREPARED":
-            result: Optional[Result] = engine.Transaction(host, records, tell, say=say).run()
+        if records is not None and records[-1]["rec"] == "PREPARED":
+            result: Optional[Result] = Transaction(host, records, tell, say=say).run()
         else:  # an earlier run of this service was killed
-            result = engine.recover(host, tell, say=say)
+            result = recovery.recover(host, tell, say=say)
         _write(
             host, {"tx": tx, "result": result or {"tx": tx, "status": "aborted", "message": "", "log": []}}
         )
+        _collect(host)
     finally:
         lock.drop()
     return 0
+
+
+def _records(host: Host) -> Optional[List[journal.Record]]:
+    """None for a journal that can't be read: recovery says so."""
+    try:
+        return host.journal.records()
+    except Broken:
+        return None
+
+
+def _collect(host: Host) -> None:
+    """The end of an apply is no worse for a release too many: the next one takes it."""
+    try:
+        leftover.collect(host)
+    except (AgentError, OSError) as error:
+        sys.stderr.write("ogen: releases that nobody needs are still there: %s\n" % error)
 
 
 def run_recover(host: Host) -> int:
@@ -193,7 +212,8 @@ def run_recover(host: Host) -> int:
     held = Locks(host)
     held.take({"what": "recovery at boot"}, patience=10.0)
     try:
-        result = engine.recover(host, boot=True)
+        result = recovery.recover(host, boot=True)
+        _collect(host)
     finally:
         held.drop()
     if result is not None:

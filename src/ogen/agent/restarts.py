@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List
 
-from . import commit, gate, prove
+from . import gate, prove, recovery
 from .errors import AgentError
 from .frames import Message
 from .prove import Patience
@@ -25,7 +25,7 @@ def restart(session: Session, message: Message, data: bytes) -> None:
     held = Locks(host)
     held.take({"who": request.who, "what": "restart"}, patience=0.5)
     try:
-        commit.recover(host, session.wire.tell)
+        recovery.recover(host, session.wire.tell)
         _each(session, proofs, request)
     finally:
         held.drop()

@@ -7,7 +7,7 @@ import os
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from . import librarian, store, validate
-from .disk import Disk
+from .disk import Disk, above
 from .errors import AgentError, Changed
 from .machine import Machine
 from .store import Store
@@ -37,7 +37,9 @@ class Stage:
         self.contents = contents
         self.fetch = fetch
         self.release = store.identify(manifest)
-        self.folder = "%s/.new" % store.RELEASES
+        self.folder = store.RELEASES + "/.new"
+        self.files: List[str] = []  # both are to be synced
+        self.folders: Set[str] = set()
 
     def run(self, tell: Tell) -> Tuple[str, List[str]]:
         """The name of the complete release, and what could not be checked here."""
@@ -65,22 +67,28 @@ class Stage:
 
     # ----------------------------------------------------------------------------- writing
     def write(self) -> None:
-        self.disk.folder(self.folder + "/tree")
-        folders: Set[str] = set()
+        self._folder(self.folder + "/tree")
         for entry in self.manifest["files"]:
-            self._file(entry["stored"], self._content(entry), entry, folders)
-        self.disk.create(self.folder + "/manifest.json", store.canonical(self.manifest), 0o600)
-        self._sync(folders)
+            self._file(entry["stored"], self._content(entry), entry)
+        self._create(self.folder + "/manifest.json", store.canonical(self.manifest), 0o600)
 
-    def _file(self, stored: str, data: bytes, entry: Dict[str, Any], folders: Set[str]) -> None:
+    def _folder(self, path: str) -> None:
+        if path not in self.folders:
+            self.disk.folder(path, sync=False)
+            while path != store.RELEASES:
+                self.folders.add(path)
+                path = above(path)
+
+    def _file(self, stored: str, data: bytes, entry: Dict[str, Any]) -> None:
         path = "%s/tree/%s" % (self.folder, stored)
-        above = path.rpartition("/")[0]
-        if above not in folders:
-            self.disk.folder(above)
-            while above != self.folder:
-                folders.add(above)
-                above = above.rpartition("/")[0]
-        self.disk.create(path, data, entry["mode"], entry["owner"], entry["group"])
+        self._folder(above(path))
+        self._create(path, data, entry["mode"], entry["owner"], entry["group"])
+
+    def _create(
+        self, path: str, data: bytes, mode: int = 0o644, owner: str = "root", group: str = "root"
+    ) -> None:
+        self.disk.create(path, data, mode, owner, group, sync=False)
+        self.files.append(path)
 
     def _content(self, entry: store.Entry) -> bytes:
         data = self.contents.get(entry["sha256"])
@@ -98,10 +106,12 @@ class Stage:
                     return data
         raise Changed("a file that the host had is gone or edited", "run the command again")
 
-    def _sync(self, folders: Set[str]) -> None:
-        for folder in sorted(folders, key=len, reverse=True):
+    def _sync(self) -> None:
+        """Bottom-up, and once: nothing of it counts before it has its name."""
+        for path in self.files:
+            self.disk.sync_file(path)
+        for folder in sorted(self.folders, key=len, reverse=True):
             self.disk.sync_folder(folder)
-        self.disk.sync_folder(self.folder)
 
     # ------------------------------------------------------------------------------ models
     def models(self, tell: Tell) -> List[str]:
@@ -129,19 +139,18 @@ class Stage:
 
     def _views(self) -> None:
         made: Dict[str, str] = {}
-        folders: Set[str] = set()
         for one in self.manifest["views"]:
             if not one["path"].startswith(store.CURRENT + "/"):
                 raise AgentError("%s: a view lies outside of the release" % one["path"])
             stored = one["path"][len(store.CURRENT) + 1 :]
             data = librarian.view(self.manifest, one, self.disk.relocated)
-            self._file(stored, data, {"mode": 0o644, "owner": "root", "group": "root"}, folders)
+            self._file(stored, data, {"mode": 0o644, "owner": "root", "group": "root"})
             made[stored] = librarian.digest(data)
-        self.disk.create(self.folder + "/views.json", store.canonical(made), 0o600)
-        self._sync(folders)
+        self._create(self.folder + "/views.json", store.canonical(made), 0o600)
 
     def name(self) -> str:
         """Gives the release its name: from here on it is a release like any other."""
+        self._sync()
         name = self.store.fresh(self.release)
         self.disk.rename(self.folder, "%s/%s" % (store.RELEASES, name))
         return name

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from . import journal, locks, store, systemd
+from . import journal, links, locks, store, systemd
 from .disk import Disk
-from .errors import AgentError, Changed
+from .errors import Changed
 from .machine import Machine
 from .prove import Patience
 
 AUDIT = "/etc/ogen/audit.jsonl"
-EDITED = "/etc/ogen/edited"  # what stood in the place of a link of ours, by its path
-LATE = ("/etc/nginx/conf.d/",)  # a link that dangles here fails every `nginx -t`: made after the flip
 
 Tell = Callable[[str, str, Optional[float]], None]
 Result = Dict[str, Any]
@@ -82,7 +79,7 @@ class Locks:
         self.session.take(note, patience)
         try:
             self.journal.take(note, patience)
-        except AgentError:
+        except BaseException:
             self.session.drop()
             raise
 
@@ -91,8 +88,9 @@ class Locks:
         self.session.drop()
 
 
-def check_base(host: Host, request: Request) -> None:
-    if request.check_base and host.store.current != request.base:
+def check_base(host: Host, request: Request, before: Optional[str]) -> None:
+    """`before` was in force when this session came: recovery, under the locks, may have moved it since."""
+    if request.check_base and request.base not in (host.store.current, before):
         raise Changed(
             "the host changed since the plan: %s is in force instead of %s"
             % (host.store.current or "nothing", request.base or "nothing"),
@@ -100,53 +98,12 @@ def check_base(host: Host, request: Request) -> None:
         )
 
 
-def links_of(host: Host, to: str) -> Tuple[store.Links, store.Links]:
-    """Links to add, and links to remove, for the way from the release in force to `to`."""
-    old, new = host.store.links(host.store.current), host.store.links(to)
-    add = {path: target for path, target in new.items() if host.disk.link(path) != target}
-    for path in add:
-        _ours_or_free(host, path, old)
-    return add, {path: target for path, target in old.items() if path not in new}
-
-
-def _ours_or_free(host: Host, path: str, old: store.Links) -> None:
-    """Somebody else's file is never replaced. One that took the place of a link in force is an edit
-    (`sed -i` and `systemctl edit --full` do that): it is kept aside, and the link comes back."""
-    if host.disk.lstat(path) is None or (host.disk.link(path) is not None and _is_ours(host, path)):
-        return
-    if path in old and _is_file(host, path):
-        return
-    raise AgentError(
-        "%s exists and is not ogen's" % path,
-        "move it away, or take its content into the inventory; then apply again",
-    )
-
-
-def _is_file(host: Host, path: str) -> bool:
-    found = host.disk.lstat(path)
-    return found is not None and stat.S_ISREG(found.st_mode)
-
-
-def keep_aside(host: Host, links: store.Links) -> None:
-    """Copies of edited files that links of ours are about to replace."""
-    for path in links:
-        if _is_file(host, path):
-            host.disk.folder((EDITED + path).rpartition("/")[0])
-            host.disk.replace(EDITED + path, host.disk.read(path))
-
-
-def _is_ours(host: Host, path: str) -> bool:
-    target = host.disk.link(path) or ""
-    name = path.rsplit("/", 1)[1]
-    return target.startswith(store.CURRENT + "/") or target == "../" + name
-
-
 def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]:
     """Writes BEGIN: all that recovery needs to know."""
     records = host.journal.records()
     current = host.store.current
-    add, remove = links_of(host, to)
-    keep_aside(host, add)
+    add, remove = links.links_of(host.disk, to)
+    links.keep_aside(host.disk, add)
     wish, force = host.store.manifest(to), host.store.manifest(current)
     record = {
         "tx": os.urandom(8).hex(),
@@ -178,41 +135,14 @@ def _active(host: Host, wish: store.Manifest, force: store.Manifest) -> List[str
     return [name for name in names if found[name].up]
 
 
-def late(links: store.Links) -> store.Links:
-    return {path: target for path, target in links.items() if path.startswith(LATE)}
-
-
-def add_links(host: Host, links: store.Links, after_flip: bool) -> None:
-    """Those that may dangle for a moment before the flip; the others, and what replaces a file, after it."""
-    for path, target in sorted(links.items()):
-        if (path.startswith(LATE) or _is_file(host, path)) == after_flip:
-            host.disk.folder(path.rsplit("/", 1)[0])
-            host.disk.symlink(target, path)
-
-
-def drop_links(host: Host, links: store.Links) -> None:
-    """Removes links, if they are still what they were made as; folders that this empties go too."""
-    for path, target in sorted(links.items()):
-        if host.disk.link(path + ".new") == target:  # a crash between its making and its renaming
-            host.disk.remove(path + ".new")
-        if host.disk.link(path) == target:
-            host.disk.remove(path)
-            folder = path.rsplit("/", 1)[0]
-            if folder.startswith(store.UNITS + "/"):
-                host.disk.remove_empty(folder)
-
-
 def abort(host: Host, first: Dict[str, Any], why: str) -> None:
-    """Back from before the flip: links and the staged tree go, nothing else has changed."""
+    """Back from before the flip: links are as they were; what was staged is left to `leftover.collect`."""
     kept = host.store.links(first["from"])
-    drop_links(host, {p: t for p, t in first["add"].items() if p not in kept})
-    if first["staged"] and first["to"] not in (host.store.current, host.store.previous):
-        discard(host, first["to"])
+    links.drop_links(host.disk, {p: t for p, t in first["add"].items() if p not in kept})
+    gone = {p: t for p, t in first["remove"].items() if host.disk.lstat(p) is None}
+    for after_flip in (False, True):
+        links.add_links(host.disk, gone, after_flip)
     host.journal.add("END", how="aborted", why=why)
-
-
-def discard(host: Host, name: str) -> None:
-    host.disk.remove_tree("%s/%s" % (store.RELEASES, name))
 
 
 def flip(host: Host, name: Optional[str]) -> None:
@@ -224,6 +154,10 @@ def flip(host: Host, name: Optional[str]) -> None:
 
 
 def audit(host: Host, first: Dict[str, Any], result: Result, seconds: float) -> None:
+    """One line for how it ended; a run that was killed right after it finds it there."""
+    known = [(entry.get("tx"), entry.get("status")) for entry in history(host)]
+    if (first["tx"], result["status"]) in known:
+        return
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),  # for people; nothing is decided by it
         "tx": first["tx"],
@@ -235,7 +169,8 @@ def audit(host: Host, first: Dict[str, Any], result: Result, seconds: float) -> 
         "message": result.get("message", ""),
         "seconds": round(seconds, 1),
     }
-    host.disk.append(AUDIT, json.dumps(entry, sort_keys=True).encode() + b"\n")
+    torn = host.disk.read_or(AUDIT)[-1:] not in (b"", b"\n")
+    host.disk.append(AUDIT, b"\n" * torn + json.dumps(entry, sort_keys=True).encode() + b"\n")
 
 
 def history(host: Host) -> List[Dict[str, Any]]:
@@ -247,22 +182,3 @@ def history(host: Host) -> List[Dict[str, Any]]:
             if isinstance(entry, dict):
                 found.append(entry)
     return found
-
-
-def collect(host: Host) -> List[str]:
-    """Removes releases that nobody needs: kept are the one in force, the one before, and what runs."""
-    keep = {host.store.current, host.store.previous}
-    running = "".join(_mounts(host)) if host.live else ""
-    gone = []
-    for name in host.disk.names(store.RELEASES):
-        if name not in keep and "/releases/%s/" % name not in running:
-            discard(host, name)
-            gone.append(name)
-    return gone
-
-
-def _mounts(host: Host) -> Iterator[str]:
-    done = host.machine.run(["systemctl", "show", "--property=MainPID", "--value", "--", "ogen-*.service"])
-    for text in done.lines:
-        if text.strip().isdigit() and int(text):
-            yield host.machine.mounts(int(text))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import CatalogError, HostError, UsageError
-from . import console, failure, options
+from . import console, failure, options, terminal
 from .exits import Exit, worst
+from .vault import Vault
 
 if TYPE_CHECKING:
     from ..inventory.model import Host
@@ -40,7 +41,10 @@ def command(
     hosts = [_host(name, user, key) for name in names] + ([_here()] if local else [])
     if not hosts:
         raise UsageError("which hosts?", hint="ogen discover 192.0.2.11 192.0.2.12, or --local")
-    answers = push.hello(hosts, push.Options(parallel=parallel))
+    vault = Vault(".")
+    console.hide(vault.redact)
+    keyring = push.Keyring(ask=terminal.asker(vault))
+    answers = push.hello(hosts, push.Options(keyring, parallel))
     errors = [answer for answer in answers.values() if isinstance(answer, HostError)]
     pairs = [(host, answers[host.name]) for host in hosts]
     found = [(host, facts) for host, facts in pairs if not isinstance(facts, HostError)]

@@ -64,10 +64,10 @@ def _secrets(inventory: Inventory) -> Iterator[Secret]:
 
 def _options(inventory: Inventory, vault: Vault, parallel: int, what: str) -> Options:
     from ..push import Keyring, Options
-    from . import revision
+    from . import revision, terminal
 
     return Options(
-        keyring=Keyring(folder=inventory.folder, reveal=vault),
+        keyring=Keyring(folder=inventory.folder, reveal=vault, ask=terminal.asker(vault)),
         parallel=parallel,
         who=runs.label(f"{getpass.getuser()}@{socket.gethostname()}", what, secrets.token_hex(4)),
         git=revision.head(Path(inventory.folder)),

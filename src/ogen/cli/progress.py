@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import console
+from . import console, terminal
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -89,6 +89,7 @@ class Live:
 
     def __enter__(self) -> Live:
         self._screen.__enter__()
+        terminal.occupy(self._screen)
         return self
 
     def __exit__(
@@ -97,6 +98,7 @@ class Live:
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
+        terminal.leave(self._screen)
         self._screen.__exit__(kind, error, trace)
 
     def __call__(self, event: Event) -> None:

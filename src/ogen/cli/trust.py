@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,18 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from ..errors import ConnectError, HostError
-from . import console, failure, options
+from . import console, failure, options, terminal
 from .exits import Exit, worst
+from .vault import Vault
 
 if TYPE_CHECKING:
     import paramiko
 
     from ..inventory.model import Host
     from ..push.access import Access, Keyring
+    from ..push.ssh import Connection
+
+State = Literal["known", "new", "authority"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,22 @@ class Shown:
     kind: str
     fingerprint: str
     line: str
-    state: Literal["known", "new"]
+    state: State  # authority: a certificate authority vouches for the host, there is nothing to pin
+    file: Path  # where it would be pinned
+    jump: bool = False  # a jump on the way to the host
+
+    @property
+    def label(self) -> str:
+        return f"{self.host} (jump)" if self.jump else self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was seen on the way to one host; `error` ended it, `unseen` is left to look at."""
+
+    seen: tuple[Shown, ...]
+    error: HostError | None = None
+    unseen: bool = False
 
 
 @click.command()
@@ -43,101 +61,133 @@ def command(path: Path, yes: bool, limit: str | None, shape: str, parallel: int)
     """Show host keys, and pin those that are new.
 
     Compare the fingerprints with what the hosts' consoles show (ssh-keygen -lf on the host). A host
-    whose key is known but shows another one is an error, and nothing is overwritten. Without a terminal
+    whose key is known but shows another one is an error, and nothing is overwritten. Jumps come first:
+    what lies behind one is looked at through it, once its own key is pinned. Without a terminal
     and without --yes, keys are only shown; exit code 2 says that some are new.
     """
     from ..inventory import load
     from ..push.access import Keyring
-    from ..push.rollout import each
     from . import project
 
     inventory = load(path)
     names = project.limited(inventory, limit)
-    keyring = Keyring(inventory.folder, reveal=lambda secret: "")  # no login is made
     hosts = [h for h in inventory.hosts if h.name in names and h.state == "in" and h.connection == "ssh"]
-    answers = each(hosts, lambda host: _look(host, keyring), parallel)
-    errors = [answer for answer in answers if isinstance(answer, HostError)]
-    found = [answer for answer in answers if isinstance(answer, Shown)]
-    new = [one for one in found if one.state == "new"]
-    if shape == "text":
-        _tell(found, errors)
-    pinned = bool(new) and _agreed(len(new), yes)
-    if pinned:
-        _pin(keyring.files()[0], new)
+    vault = Vault(inventory.folder)
+    console.hide(vault.redact)
+    # logins are made at jumps only, and no secret of the inventory is for them
+    keyring = Keyring(inventory.folder, reveal=lambda secret: "", ask=terminal.asker(vault))
+    told: dict[str, Shown] = {}
+    pinned: set[str] = set()
+    while True:
+        looked = _round(hosts, keyring, parallel)
+        fresh = _fresh(looked, told)
+        told |= {one.line: one for one in fresh}
+        if shape == "text":
+            _tell(fresh)
+        new = [one for one in fresh if one.state == "new"]
+        if not new or not _agreed(len(new), yes):
+            break
+        _pin(new)
+        pinned |= {one.line for one in new}
+        if not any(one.unseen for one in looked):
+            break
+    return _report(looked, tuple(told.values()), pinned, shape)
+
+
+def _round(hosts: Sequence[Host], keyring: Keyring, parallel: int) -> list[Looked]:
+    from ..push.rollout import each
+
+    return each(hosts, lambda host: _look(host, keyring), parallel)
+
+
+def _fresh(looked: Sequence[Looked], told: dict[str, Shown]) -> list[Shown]:
+    """What was not told yet; a jump of many hosts once."""
+    seen = {one.line: one for looks in looked for one in looks.seen}
+    jumps = [one for one in seen.values() if one.jump]
+    return [one for one in (*jumps, *(o for o in seen.values() if not o.jump)) if one.line not in told]
+
+
+def _report(looked: Sequence[Looked], found: Sequence[Shown], pinned: set[str], shape: str) -> Exit:
+    errors = [one.error for one in looked if one.error]
     if shape == "json":
-        console.document(
-            {"hosts": [_row(one, pinned) for one in found], "errors": list(map(failure.as_json, errors))}
-        )
-    pending = [Exit.CHANGES] if new and not pinned else []
+        rows = [_row(one, pinned) for one in found]
+        console.document({"hosts": rows, "errors": list(map(failure.as_json, errors))})
+    else:
+        for error in errors:
+            console.tell(failure.as_text(error))
+    pending = [Exit.CHANGES] if any(o.state == "new" and o.line not in pinned for o in found) else []
     return worst([*(error.exit_code for error in errors), *pending])
 
 
-def _look(host: Host, keyring: Keyring) -> Shown | HostError:
-    """The key that the host shows, held against what is known. ConnectError where they contradict."""
-    from ..push import access, known
+# -------------------------------------------------------------------------------------- one host
+def _look(host: Host, keyring: Keyring) -> Looked:
+    """The keys on the way to a host, held against what is known, as far as the way is open."""
+    from ..push import jumps, ssh
 
+    seen: list[Shown] = []
+    made = ssh.Connection(host.name)
     try:
-        where = access.resolve(host, keyring)
-        key = _fetch(host, where)
-        kind, blob = key.get_name(), key.asbytes()
-        told = f"{kind} {key.fingerprint}"
-        revoked = _revoked(keyring.files(), where, blob)
-        if revoked:
-            raise ConnectError(f"{revoked} revokes the key that the host shows: {told}", host=host.name)
-        try:
-            expected = known.lines(where, keyring.files(), host.name)
-        except ConnectError:
-            expected = ()
-        others = [line for line in expected if line.kind == kind]
-        if others and all(line.key != blob for line in others):
-            raise ConnectError(
-                f"the host shows another key than {others[0].place}: {told}",
-                host=host.name,
-                hint="if it was installed anew, remove that line; if not, somebody stands in between",
-            )
-        line = f"{where.known_as} {kind} {key.get_base64()}"
-        return Shown(host.name, where.known_as, kind, key.fingerprint, line, "known" if expected else "new")
+        hops = jumps.way(host, keyring)
+        for number, hop in enumerate(hops):
+            jump = number < len(hops) - 1
+            shown = _show(made, hop, jump=jump)
+            seen.append(shown)
+            if jump and shown.state != "known":
+                return Looked(tuple(seen), _closed(shown, hop, host.name), unseen=True)
+            if jump:
+                ssh.enter(made, hop, keyring)
+        return Looked(tuple(seen))
     except HostError as error:
-        return error
+        return Looked(tuple(seen), error)
+    finally:
+        made.close()
 
 
-def _revoked(files: Sequence[Path], where: Access, blob: bytes) -> str | None:
-    """The place of the line that revokes this key, if there is one."""
-    from ..push import known
+def _show(made: Connection, hop: Access, *, jump: bool) -> Shown:
+    """The key that the hop's sshd shows; ConnectError where it contradicts what is known."""
+    from ..push import handshakes, known
 
-    there = (path for path in files if path.is_file())
-    lines = (line for path in there for line in known.parse(path.read_text("utf-8", "replace"), str(path)))
-    found = (n.place for n in lines if n.marker == "@revoked" and n.key == blob and n.matches(where.known_as))
-    return next(found, None)
+    if hop.odd:
+        hint = f"`ssh {hop.name}` once, and compare there"
+        raise ConnectError(f"only OpenSSH's client reaches it: {hop.odd}", host=made.host, hint=hint)
+    with handshakes.turn(hop, made.host):
+        found = known.look(hop, made.host)
+        key = _peek(made, hop, [line.kind for line in found.lines])
+    kind, blob = key.get_name(), key.asbytes()
+    if found.lines or any(line.key == blob for line in found.revoked):
+        found.judge(blob, f"{kind} {key.fingerprint}", made.host)
+    state: State = "known" if found.lines else "authority" if found.authorities else "new"
+    line = f"{hop.known_as} {kind} {key.get_base64()}"
+    name = hop.name if jump else made.host
+    return Shown(name, hop.known_as, kind, key.fingerprint, line, state, hop.files[0], jump)
 
 
-def _fetch(host: Host, where: Access) -> paramiko.PKey:
-    import paramiko
+def _peek(made: Connection, hop: Access, kinds: Sequence[str]) -> paramiko.PKey:
+    """The key, by a handshake that ends there: the hops before it stay open."""
+    from ..push import ssh
 
-    if where.jump:
-        raise ConnectError(
-            f"it is reached through {where.jump}",
-            host=host.name,
-            hint=f"`ssh {host.address}` once, and compare there",
-        )
+    before = len(made.hops)
     try:
-        with socket.create_connection((where.address, where.port), where.timeout) as sock:
-            transport = paramiko.Transport(sock)
-            try:
-                transport.start_client(timeout=where.timeout)
-                return transport.get_remote_server_key()
-            finally:
-                transport.close()
-    except (OSError, EOFError, paramiko.SSHException) as error:
-        why = getattr(error, "strerror", None) or str(error) or "no answer"
-        raise ConnectError(f"{where.address}:{where.port}: {why.lower()}", host=host.name) from None
+        return ssh.knock(made, hop, kinds)
+    finally:
+        made.cut(before)
 
 
-def _tell(found: Sequence[Shown], errors: Sequence[HostError]) -> None:
-    for error in errors:
-        console.tell(failure.as_text(error))
+def _closed(shown: Shown, hop: Access, host: str) -> ConnectError:
+    if shown.state == "authority":
+        hint = f"`ssh {hop.name}` once, and compare behind it"
+        return ConnectError(f"a certificate authority vouches for the jump {hop.name}", host=host, hint=hint)
+    return ConnectError(
+        f"it is reached through {hop.name}, whose own key is not pinned yet",
+        host=host,
+        hint="pin that one first: run this on a terminal, or with --yes",
+    )
+
+
+# -------------------------------------------------------------------------------------- words
+def _tell(found: Sequence[Shown]) -> None:
     for one in found:
-        console.out(f"{one.host}  {one.name}  {one.kind} {one.fingerprint}  {one.state}")
+        console.out(f"{one.label}  {one.name}  {one.kind} {one.fingerprint}  {one.state}")
 
 
 def _agreed(count: int, yes: bool) -> bool:
@@ -150,23 +200,25 @@ def _agreed(count: int, yes: bool) -> bool:
     return click.confirm(f"pin {console.count(count, 'new key')}?", default=False, err=True)
 
 
-def _pin(path: Path, new: Sequence[Shown]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    held = path.read_bytes() if path.exists() else b""
-    glue = "" if not held or held.endswith(b"\n") else "\n"
-    with path.open("a") as stream:
-        stream.write(glue + "".join(f"{line}\n" for line in dict.fromkeys(one.line for one in new)))
-    if not held:
-        path.chmod(0o600)
-    console.say(f"pinned {console.count(len(new), 'key')} in {path}")
+def _pin(new: Sequence[Shown]) -> None:
+    for path in dict.fromkeys(one.file for one in new):
+        lines = [one.line for one in new if one.file == path]
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = path.read_bytes() if path.exists() else b""
+        glue = "" if not held or held.endswith(b"\n") else "\n"
+        with path.open("a") as stream:
+            stream.write(glue + "".join(f"{line}\n" for line in lines))
+        if not held:
+            path.chmod(0o600)
+        console.say(f"pinned {console.count(len(lines), 'key')} in {path}")
 
 
-def _row(one: Shown, pinned: bool) -> dict[str, str]:
-    state = "pinned" if pinned and one.state == "new" else one.state
+def _row(one: Shown, pinned: set[str]) -> dict[str, str | bool]:
     return {
         "host": one.host,
+        "jump": one.jump,
         "name": one.name,
         "type": one.kind,
         "fingerprint": one.fingerprint,
-        "state": state,
+        "state": "pinned" if one.line in pinned else one.state,
     }

@@ -15,7 +15,7 @@ class Vault:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._known: dict[Secret, str] = {}
+        self._known: dict[Secret | int, str] = {}  # a number for each word that a person typed
         self._lock = threading.Lock()
         self._key = os.urandom(16)
         self._hiding = 0
@@ -27,6 +27,11 @@ class Vault:
             if secret not in self._known:
                 self._known[secret] = secrets.resolve(secret, self._folder).reveal()
             return self._known[secret]
+
+    def hide(self, text: str) -> None:
+        """A secret from elsewhere, not to be shown either."""
+        with self._lock:
+            self._known[len(self._known)] = text
 
     def redactor(self) -> Redactor:
         """Hides everything that was revealed so far; marks stay the same within one run."""

@@ -140,7 +140,8 @@ CHECKS: dict[str, Check] = {
         r"(?:ssh-(?:ed25519|rsa)|ecdsa-sha2-nistp[0-9]+) [A-Za-z0-9+/]+={0,2}",
     ),
     "jump": Check(
-        "host, user@host or user@host:port, separated by commas", r"[A-Za-z0-9_][A-Za-z0-9_.@:,-]*"
+        "host, user@host or user@host:port, separated by commas; an IPv6 address in brackets",
+        r"(?!-)[A-Za-z0-9_\[][A-Za-z0-9_.@:,\[\]-]*",
     ),
     "program": Check("a program's name or path", r"[A-Za-z0-9/][A-Za-z0-9._/+-]*"),
     "env_name": Check(

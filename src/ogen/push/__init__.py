@@ -6,13 +6,10 @@ Nothing here imports paramiko until a host is contacted through it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import HostError
 from ..inventory.model import Host
-from ..plan.model import Plan
-from ..release.model import Release
-from ..render import Reveal
 from .access import Keyring
 from .contact import Contact, contact
 from .leases import Leases, Pools, pools_of
@@ -31,7 +28,11 @@ from .results import (
     ignore,
 )
 from .rollout import Rollout, each, failure
-from .uploads import resolve
+
+if TYPE_CHECKING:
+    from ..plan.model import Plan
+    from ..release.model import Release
+    from ..render import Reveal
 
 __all__ = [
     "WELL",
@@ -70,6 +71,8 @@ def targets(plan: Plan, releases: Iterable[Release], secrets: Reveal | None = No
 
     With `secrets`, a balancer's release can be rendered anew without what does not come into force.
     """
+    from .uploads import resolve  # with the planner and the templates: not needed for what is planned
+
     by_host = {r.host: r for r in releases}
     found = []
     for host in plan.hosts:

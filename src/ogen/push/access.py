@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import getpass
 import os
-import shutil
-import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConnectError, UsageError
 from ..inventory.model import Host, Secret, Ssh
+from . import sshconfig
+from .prompts import Ask, Once, Trials
+from .sshconfig import Settings
 
 Reveal = Callable[[Secret], str]
 
@@ -22,19 +23,33 @@ def _no_secrets(secret: Secret) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """Whom to trust and who we are: files of known hosts, the inventory's folder, secrets."""
+    """Whom to trust and who we are: known hosts, the inventory's folder, secrets, a person to ask."""
 
     folder: str = "."
-    known_hosts: tuple[Path, ...] = ()  # (): OGEN_KNOWN_HOSTS, else the user's and the system's
+    known_hosts: tuple[Path, ...] = ()  # (): OGEN_KNOWN_HOSTS, else as ssh_config says
     reveal: Reveal = _no_secrets
+    ask: Ask | None = None  # None: no terminal, nobody is asked
+    once: Once = field(default_factory=Once, compare=False, repr=False)
+    trials: Trials = field(default_factory=Trials, compare=False, repr=False)
 
-    def files(self) -> tuple[Path, ...]:
+    def named_files(self) -> tuple[Path, ...]:
+        """The files that count instead of ssh_config's; () if none were named."""
         if self.known_hosts:
             return self.known_hosts
-        named = os.environ.get("OGEN_KNOWN_HOSTS")
-        if named:
-            return tuple(Path(n) for n in named.split(os.pathsep) if n)
-        return (Path("~/.ssh/known_hosts").expanduser(), Path("/etc/ssh/ssh_known_hosts"))
+        named = os.environ.get("OGEN_KNOWN_HOSTS", "")
+        return tuple(Path(n) for n in named.split(os.pathsep) if n)
+
+    def files(self) -> tuple[Path, ...]:
+        return self.named_files() or tuple(Path(f).expanduser() for f in sshconfig.KNOWN_HOSTS)
+
+    def typed(self, key: tuple[str, ...], question: str) -> str | None:
+        """What a person answers, asked once for each key; None where nobody can be asked."""
+        ask = self.ask
+        return self.once(("typed", *key), lambda: ask(question)) if ask else None
+
+    def settings(self, name: str, user: str | None, port: int | None, host: str) -> Settings:
+        """ssh_config's words on a name; many hosts have the same jump."""
+        return self.once(("ssh -G", name, user, port), lambda: sshconfig.ask(name, user, port, host))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,82 +60,119 @@ class Access:
     port: int
     user: str
     keys: tuple[str, ...]  # paths of private keys
-    only_keys: bool  # IdentitiesOnly: do not offer the agent's
+    only_keys: bool  # IdentitiesOnly: of the agent's keys only those that are among `keys`
     password: str | None
-    alias: str  # the name to look up among known hosts
+    alias: str | None  # HostKeyAlias
     host_key: str | None
-    jump: str | None
-    timeout: float
+    jump: str | None  # as in ssh_config: the hops before this one, with commas between them
+    timeout: float  # seconds until the handshake must have begun
+    name: str = ""  # as the inventory or the jump names it
+    files: tuple[Path, ...] = ()  # of known hosts
+    agent: str | None = None  # the agent's socket
+    certificates: tuple[str, ...] = ()  # CertificateFile
+    own_key: str | None = None  # the inventory's
+    kex: str | None = None  # KexAlgorithms
+    odd: str | None = None  # what only OpenSSH's own client can do for this hop
 
     @property
     def known_as(self) -> str:
-        return self.alias if self.port == 22 else f"[{self.alias}]:{self.port}"
+        """The name to look up among known hosts."""
+        if self.alias:
+            return self.alias.lower()
+        address = self.address.lower()
+        return address if self.port == 22 else f"[{address}]:{self.port}"
 
 
 def resolve(host: Host, keyring: Keyring) -> Access:
-    ssh = host.ssh
-    password = keyring.reveal(ssh.password) if ssh.password else None
-    return _access(host.name, host.address, ssh, keyring.folder, password)
+    """The host's own hop."""
+    password = keyring.reveal(host.ssh.password) if host.ssh.password else None
+    return hop(host.address, host.ssh, host.name, keyring, password)
 
 
-def resolve_jump(host: Host, jump: str, keyring: Keyring) -> Access:
-    """`[user@]host[:port]`, with the ssh_config of that name; one hop."""
-    if "," in jump:
-        raise ConnectError(
-            f"ProxyJump over several hops ({jump}) needs OpenSSH's client",
-            host=host.name,
-            hint="set transport: openssh",
-        )
-    user, _, rest = jump.rpartition("@")
-    address, _, port = rest.partition(":") if rest.count(":") == 1 else (rest, "", "")
-    ssh = Ssh(user=user or None, port=int(port) if port.isdigit() else None, key=host.ssh.key)
-    return _access(host.name, address, ssh, keyring.folder, None)
-
-
-def _access(name: str, address: str, ssh: Ssh, folder: str, password: str | None) -> Access:
-    if ssh.key and not Path(folder, ssh.key).expanduser().is_file():
-        raise ConnectError(
-            f"ssh.key {ssh.key} is not there", host=name, hint=f"it is looked up from {folder}"
-        )
-    config = ssh_config(address)
-    keys = [str(Path(folder, ssh.key).expanduser())] if ssh.key else config.get("identityfile", [])
-    jump = ssh.proxy_jump or _first(config, "proxyjump")
+def hop(
+    name: str, ssh: Ssh, host: str, keyring: Keyring, password: str | None = None, *, own: bool = True
+) -> Access:
+    """`name` with what `ssh` sets over ssh_config. `own`: the inventory's key is the only one to use."""
+    own_key = _own_key(ssh, host, keyring)
+    config = keyring.settings(name, ssh.user, ssh.port, host)
+    address = config.first("hostname") or name
+    port = ssh.port or int(config.first("port") or 22)
+    user = ssh.user or config.first("user") or getpass.getuser()
+    jump = ssh.proxy_jump or config.first("proxyjump")
+    alias = config.first("hostkeyalias")
+    known = sshconfig.tokens(name, address, port, user, jump, alias or address)
+    listed = [] if own_key and own else config.all("identityfile")
+    keys = [own_key] if own_key else []
+    keys += [path for path in (sshconfig.expand(k, known) for k in listed) if Path(path).is_file()]
     return Access(
-        address=_first(config, "hostname") or address,
-        port=ssh.port or int(_first(config, "port") or 22),
-        user=ssh.user or _first(config, "user") or getpass.getuser(),
-        keys=tuple(k for k in (str(Path(k).expanduser()) for k in keys) if Path(k).is_file()),
-        only_keys=bool(ssh.key) or _first(config, "identitiesonly") == "yes",
+        address=address,
+        port=port,
+        user=user,
+        keys=tuple(dict.fromkeys(keys)),
+        only_keys=bool(own_key and own) or config.first("identitiesonly") == "yes",
         password=password,
-        alias=_first(config, "hostkeyalias") or _first(config, "hostname") or address,
+        alias=alias,
         host_key=ssh.host_key,
-        jump=None if jump in (None, "none") else jump,
+        jump=None if jump in (None, "none") else sshconfig.expand(jump, known),
         timeout=ssh.connect_timeout,
+        name=name,
+        files=keyring.named_files() or _known_hosts(config, known),
+        agent=_agent(config, known),
+        certificates=tuple(sshconfig.expand(c, known) for c in config.all("certificatefile")),
+        own_key=own_key,
+        kex=config.first("kexalgorithms"),
+        odd=_odd(config, jump, own_key),
     )
 
 
-def _first(config: Mapping[str, list[str]], key: str) -> str | None:
-    return config[key][0] if config.get(key) else None
+def _own_key(ssh: Ssh, host: str, keyring: Keyring) -> str | None:
+    if not ssh.key:
+        return None
+    path = Path(keyring.folder, Path(ssh.key).expanduser())
+    if not path.is_file():
+        hint = f"it is looked up from {keyring.folder}"
+        raise ConnectError(f"ssh.key {ssh.key} is not there", host=host, hint=hint)
+    return str(path)
 
 
-def ssh_config(address: str) -> Mapping[str, list[str]]:
-    """What `ssh -G` says about a name: exact Match, Include and token rules; {} without a client.
-
-    Asked only where a configuration exists: 5 ms for each of a thousand hosts are 5 s.
-    """
-    there = Path("~/.ssh/config").expanduser().is_file() or _system_config()
-    if not there or not shutil.which("ssh") or address.startswith("-"):
-        return {"identityfile": [f"~/.ssh/{n}" for n in ("id_ed25519", "id_ecdsa", "id_rsa")]}
-    done = subprocess.run(
-        ["ssh", "-G", "--", address], capture_output=True, text=True, timeout=10, check=False
-    )
-    found: dict[str, list[str]] = {}
-    for line in done.stdout.splitlines():
-        key, _, value = line.partition(" ")
-        found.setdefault(key.lower(), []).append(value)
-    return found
+def _known_hosts(config: Settings, known: dict[str, str]) -> tuple[Path, ...]:
+    listed = (*config.files("userknownhostsfile"), *config.files("globalknownhostsfile"))
+    if "userknownhostsfile" not in config.said:
+        listed = sshconfig.KNOWN_HOSTS
+    return tuple(Path(sshconfig.expand(file, known)) for file in listed)
 
 
-def _system_config() -> bool:
-    folder = Path("/etc/ssh/ssh_config.d")
-    return folder.is_dir() and any(folder.glob("*.conf"))
+def _agent(config: Settings, known: dict[str, str]) -> str | None:
+    named = config.first("identityagent")
+    if named is None:
+        return None if "identityagent" in config.said else os.environ.get("SSH_AUTH_SOCK")
+    if named == "SSH_AUTH_SOCK":
+        return os.environ.get("SSH_AUTH_SOCK")
+    if named.startswith("$") and not named.startswith("${"):
+        return os.environ.get(named[1:])
+    return sshconfig.expand(named, known)
+
+
+def _odd(config: Settings, jump: str | None, own_key: str | None) -> str | None:
+    """Settings that paramiko has no counterpart for."""
+    if config.first("proxycommand") and jump is None:
+        return "ssh_config has a ProxyCommand for it"
+    for key, name in (
+        ("knownhostscommand", "KnownHostsCommand"),
+        ("revokedhostkeys", "RevokedHostKeys"),
+        ("pkcs11provider", "PKCS11Provider"),
+        ("bindaddress", "BindAddress"),
+        ("bindinterface", "BindInterface"),
+    ):
+        if config.first(key):
+            return f"ssh_config has {name} for it"
+    if own_key and _is_security_key(own_key):
+        return "ssh.key is a security key"
+    return None
+
+
+def _is_security_key(path: str) -> bool:
+    try:
+        return Path(path + ".pub").read_text("utf-8", "replace").startswith("sk-")
+    except OSError:
+        return False

@@ -8,7 +8,7 @@ import time
 from ..errors import RemoteError
 from ..inventory.model import Host
 from . import become
-from .contact import running, sudo_password
+from .contact import running
 from .results import Options
 
 PATIENCE = 1200.0  # seconds for apt-get: a slow mirror
@@ -29,7 +29,7 @@ def install_python(host: Host, options: Options) -> None:
     """Installs python3; RemoteError with apt's own last lines if that fails."""
     nonce = secrets.token_hex(8)
     command = ("sh", "-c", SCRIPT, "sh", nonce)
-    begun = become.program(host, command, nonce, sudo_password(host, options))
+    begun = become.program(host, command, nonce, options.keyring)
     with running(host, begun, options) as pipe:
         become.greet(pipe, begun, host)
         end = time.monotonic() + PATIENCE

@@ -11,18 +11,20 @@ import secrets
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
-from ..errors import BecomeError, HostError, RemoteError
+from ..errors import BecomeError, ConnectError, HostError
 from ..inventory.model import Host
+from .access import Keyring
 from .bundle import BOOTSTRAP, Bundle
 from .pipes import Pipe
+from .prompts import Trial
+from .refusals import NO_PASSWORD, REFUSED, PythonMissing, refusal
+
+__all__ = ["PythonMissing", "Start", "greet", "program", "start"]
 
 GREETING = 30.0  # seconds until the agent's first word
-
-
-class PythonMissing(RemoteError):
-    """The host has no python to run the agent with; `ogen provision` installs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Start:
     command: tuple[str, ...]
     nonce: str
     become: bool
-    password: str | None = None
+    keyring: Keyring = field(default_factory=Keyring, repr=False)
 
     @property
     def prompt(self) -> bytes:
@@ -44,75 +46,107 @@ class Start:
         return shlex.join(self.command)
 
 
-def start(host: Host, agent: Bundle, password: str | None, *, local: bool = False) -> Start:
-    """`password` is sudo's; without one sudo must not ask."""
+def start(host: Host, agent: Bundle, keyring: Keyring) -> Start:
+    """The start of the agent."""
     nonce = secrets.token_hex(8)
-    python = (host.python, "-I", "-c", BOOTSTRAP, nonce, agent.sha256, host.root or "/")
-    return program(host, python, nonce, password)
+    python = (host.python, "-I", "-S", "-c", BOOTSTRAP, nonce, agent.sha256, host.root or "/")
+    return program(host, python, nonce, keyring)
 
 
-def program(host: Host, command: Sequence[str], nonce: str, password: str | None) -> Start:
-    """The start of a program that greets with `nonce`; as root where the inventory says `become`."""
+def program(host: Host, command: Sequence[str], nonce: str, keyring: Keyring) -> Start:
+    """The start of a program that greets with `nonce`; as root where the inventory says `become`.
+
+    Where neither the inventory has a password nor a person can be asked, sudo must not ask either. Its
+    words are wanted in English, whatever the login's language is.
+    """
     become = host.ssh.become and not host.root
     if not become:
-        return Start(tuple(command), nonce, False)
-    if password is None:
-        return Start(("sudo", "-n", "--", *command), nonce, True)
-    prompt = f"sudo {nonce}:"
-    return Start(("sudo", "-k", "-S", "-p", prompt, "--", *command), nonce, True, password)
+        return Start(tuple(command), nonce, False, keyring)
+    silent = host.ssh.become_password is None and keyring.ask is None
+    asking = ("-n",) if silent else ("-k", "-S", "-p", f"sudo {nonce}:")
+    return Start(("env", "LC_ALL=C", "sudo", *asking, "--", *command), nonce, True, keyring)
 
 
 def greet(pipe: Pipe, begun: Start, host: Host) -> bool:
     """Waits for the greeting; whether the host has the agent already."""
-    end = time.monotonic() + GREETING
-    asked = False
-    wanted = re.compile(rb"^ogen %s (have|need)\n" % begun.nonce.encode(), re.MULTILINE)
-    while True:
-        found = wanted.search(bytes(pipe.out))
-        if found:
-            have = found.group(1) == b"have"
-            del pipe.out[: found.end()]
-            return have
-        if begun.prompt in pipe.err:
-            if asked or begun.password is None:
-                hint = "check ssh.become_password; it was tried only once, so as not to lock the account"
-                raise BecomeError(
-                    f"sudo on {host.name} does not take the password", host=host.name, hint=hint
-                )
-            asked = True
-            pipe.err.clear()
-            pipe.send(begun.password.encode() + b"\n")
-        if pipe.ended:
-            raise refusal(pipe, begun, host)
-        pipe.pump(end, "greeting of the agent")
+    wanted = re.compile(rb"ogen %s (have|need)\n" % begun.nonce.encode())
+    end = time.monotonic() + GREETING + pipe.patience
+    trial: Trial | None = None
+    with ExitStack() as stack:
+        while True:
+            found = wanted.search(bytes(pipe.out))
+            if found:
+                if trial is not None:
+                    trial.accepted = True
+                del pipe.out[: found.end()]
+                return found.group(1) == b"have"
+            if begun.prompt in pipe.err:
+                if trial is not None:
+                    raise _refused(trial, host)
+                trial = _send_password(pipe, begun, host, stack)
+                end = time.monotonic() + GREETING
+            if pipe.ended:
+                raise _ended(pipe, begun, host, trial)
+            _pump(pipe, end, begun, host)
 
 
-def refusal(pipe: Pipe, begun: Start, host: Host) -> HostError:
-    """Why the agent did not start, from what the host said."""
-    said = pipe.said() or pipe.out.decode("utf-8", "replace").strip()
-    log = said.splitlines()[-20:]
-    user = host.ssh.user or "USER"
-    if _lacks_python(said, host):
-        return PythonMissing(
-            f"{host.python} is not there", host=host.name, log=log, hint="run `ogen provision` for it"
+def _send_password(pipe: Pipe, begun: Start, host: Host, stack: ExitStack) -> Trial:
+    """Sends it once. Held by `stack` until the host's verdict: meanwhile no other host sends the same."""
+    user = pipe.user or host.ssh.user or ""
+    word = _word(begun.keyring, host, user)
+    trial = stack.enter_context(begun.keyring.trials.trial("sudo", user, word))
+    if trial.refused_by:
+        raise BecomeError(
+            f"sudo's password was not tried: {trial.refused_by} did not take the same one",
+            host=host.name,
+            hint="set ssh.become_password right and run the command again",
         )
-    if begun.become and "sudo" in said:
-        if "tty" in said:
-            hint = f"add to sudoers: Defaults:{user} !requiretty"
-        elif "password is required" in said or "terminal is required" in said:
-            hint = f"set ssh.become_password, or add to sudoers: {user} ALL=(root) NOPASSWD: ALL"
-        elif "command not found" in said or "not found" in said:
-            hint = "install sudo, or connect as root with become: false"
-        else:
-            hint = f"add to sudoers: {user} ALL=(root) NOPASSWD: ALL"
-        last = log[-1] if log else "it says nothing"
-        return BecomeError(f"root can't be had: {last}", host=host.name, log=log, hint=hint)
-    why = log[-1].removeprefix("ogen: ") if log else "it says nothing"
-    return RemoteError(f"the agent does not start: {why}", host=host.name, log=log)
+    pipe.err.clear()
+    pipe.send(word.encode() + b"\n")
+    return trial
 
 
-def _lacks_python(said: str, host: Host) -> bool:
-    """From what sudo (in any language) or a login's shell says about a command that is not there."""
-    python = re.escape(host.python)
-    wanted = rf"^sudo: {python}: |{python}: (command )?not found|not found: {python}\b"
-    return re.search(wanted, said, re.MULTILINE) is not None
+def _word(keyring: Keyring, host: Host, user: str) -> str:
+    if host.ssh.become_password is not None:
+        return keyring.reveal(host.ssh.become_password)
+    question = f"sudo password of {user} on {host.name} (asked once for all hosts): "
+    word = keyring.typed(("sudo", user), question)
+    if not word:
+        raise BecomeError(
+            "sudo wants a password, and none was given", host=host.name, hint=NO_PASSWORD.format(user=user)
+        )
+    return word
+
+
+def _refused(trial: Trial, host: Host) -> BecomeError:
+    trial.refuse(host.name)
+    return BecomeError(
+        f"sudo on {host.name} does not take the password",
+        host=host.name,
+        hint="check ssh.become_password; it was tried only once, so as not to lock the account",
+    )
+
+
+def _ended(pipe: Pipe, begun: Start, host: Host, trial: Trial | None) -> HostError:
+    """Why nothing greeted. sudo ends after a wrong password where it allows one attempt only."""
+    said = pipe.said()
+    if trial is not None and re.search(REFUSED, said):
+        return _refused(trial, host)
+    return pipe.failure() or refusal(pipe, host, begun.become)
+
+
+def _pump(pipe: Pipe, end: float, begun: Start, host: Host) -> None:
+    """Waits for more. A last line without an end is a question that we can't answer."""
+    try:
+        pipe.pump(end, "greeting of the agent")
+    except ConnectError as late:
+        asked = pipe.said().splitlines()[-1:] if begun.become else []
+        if not asked or pipe.err.endswith(b"\n"):
+            raise late from None
+        user = pipe.user or host.ssh.user or "USER"
+        raise BecomeError(
+            f"something on the way to root asks a question of its own: {asked[0]}",
+            host=host.name,
+            log=pipe.said().splitlines()[-20:],
+            hint=f"add to sudoers: Defaults:{user} passprompt_override, or {user} ALL=(root) NOPASSWD: ALL",
+        ) from None

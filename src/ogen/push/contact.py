@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..agent import frames
 from ..errors import ConnectError, HostError, LockedError, RemoteError, RolledBack
@@ -13,17 +13,14 @@ from ..inventory.model import Host
 from ..release.model import Release
 from . import become
 from .bundle import bundle
-from .pipes import Pipe, ProcessPipe
+from .carrier import carry
+from .pipes import Pipe
 from .results import Comparison, Event, OnEvent, Options, comparison, ignore
 
 PART = 4 * 1024 * 1024  # bytes of a file in one frame
 Reply = tuple[dict[str, Any], bytes]
 #: (name, port) of instances, why, and what to call while it takes long → the answer's frame
 Ask = Callable[[Sequence[tuple[str, int]], str, Callable[[], None]], Mapping[str, Any]]
-
-
-class _Closing(Protocol):
-    def close(self) -> None: ...
 
 
 class Contact:
@@ -218,6 +215,9 @@ class Contact:
         return frame
 
     def _lost(self, why: str) -> HostError:
+        broken = self.pipe.failure()
+        if broken is not None:
+            return broken
         log = self.pipe.said().splitlines()[-20:]
         if log:
             return RemoteError(f"{why}: {log[-1]}", host=self.host.name, log=log)
@@ -236,41 +236,19 @@ class Contact:
 @contextmanager
 def contact(host: Host, options: Options, on_event: OnEvent = ignore) -> Iterator[Contact]:
     """Starts the agent on a host, by one exec of one connection; closed whatever happens."""
-    begun = become.start(host, bundle(), sudo_password(host, options))
+    begun = become.start(host, bundle(), options.keyring)
     on_event(Event(host.name, "connect"))
-    with running(host, begun, options) as pipe:
+    with running(host, begun, options, on_event) as pipe:
         if not become.greet(pipe, begun, host):
             pipe.send(bundle().sent)
         yield Contact(host, pipe, options, on_event)
 
 
-def sudo_password(host: Host, options: Options) -> str | None:
-    secret = host.ssh.become_password
-    return options.keyring.reveal(secret) if secret else None
-
-
 @contextmanager
-def running(host: Host, begun: become.Start, options: Options) -> Iterator[Pipe]:
+def running(host: Host, begun: become.Start, options: Options, on_event: OnEvent = ignore) -> Iterator[Pipe]:
     """A program on a host that was not greeted yet; closed whatever happens."""
-    opened: list[_Closing] = []
+    pipe = carry(host, begun, options.keyring, lambda text: on_event(Event(host.name, "connect", text)))
     try:
-        pipe = _open(host, begun, options, opened)
-        opened.append(pipe)
         yield pipe
     finally:
-        for one in reversed(opened):
-            one.close()
-
-
-def _open(host: Host, begun: become.Start, options: Options, opened: list[_Closing]) -> Pipe:
-    if host.connection == "local":
-        return ProcessPipe(host.name, begun.command)
-    if host.transport == "openssh":
-        from . import openssh
-
-        return ProcessPipe(host.name, openssh.command(host, begun.line, options.keyring))
-    from . import ssh
-
-    connection = ssh.connect(host, options.keyring)
-    opened.append(connection)
-    return connection.run(begun.line)
+        pipe.close()

@@ -1,7 +1,7 @@
 """Known hosts, read once for all connections: which keys a host may show. Unknown is refused, never added.
 
-Hashed names, patterns and @revoked count as in OpenSSH; of certificate authorities only OpenSSH's own
-client makes use (`transport: openssh`).
+Hashed names, patterns and @revoked count as in OpenSSH. A host that only a certificate authority vouches
+for is left to OpenSSH's own client: it checks the signature, the principals and the time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import binascii
 import fnmatch
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,32 +69,78 @@ def parse(text: str, file: str) -> tuple[Line, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _read(path: Path, changed: float) -> tuple[Line, ...]:
     return parse(path.read_text("utf-8", "replace"), str(path))
 
 
-def lines(access: Access, files: tuple[Path, ...], host: str) -> tuple[Line, ...]:
-    """The lines with keys that the host may show: the inventory's pin alone, else the known hosts'."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the files say of one host: keys that it may show, keys that it must not, and who may vouch."""
+
+    name: str  # as it was looked up
+    lines: tuple[Line, ...]
+    revoked: tuple[Line, ...] = ()
+    authorities: tuple[Line, ...] = ()
+
+    def expected(self, host: str) -> tuple[Line, ...]:
+        """The lines with keys that the host may show; ConnectError if there are none."""
+        gone = {line.key for line in self.revoked}
+        found = tuple(line for line in self.lines if line.key not in gone)
+        if found:
+            return found
+        if self.lines:
+            hint = "the host needs a new key: make one there, then `ogen trust INVENTORY` pins it"
+            message = f"{self.revoked[0].place} revokes the host key of {self.name}"
+            raise ConnectError(message, host=host, hint=hint)
+        hint = (
+            "`ogen trust INVENTORY` shows its fingerprint and pins it; or give ssh.host_key in the inventory"
+        )
+        raise ConnectError(f"the host key of {self.name} is not known", host=host, hint=hint)
+
+    def judge(self, key: bytes, told: str, host: str) -> None:
+        """Whether the host may show this key; `told` is its type and fingerprint. ConnectError if not."""
+        for line in self.revoked:
+            if line.key == key:
+                hint = "don't log in: whoever has the old key could be this host; give it a new one"
+                message = f"{line.place} revokes the key that the host shows: {told}"
+                raise ConnectError(message, host=host, hint=hint)
+        expected = self.expected(host)
+        if all(line.key != key for line in expected):
+            kind = told.split()[0]
+            line = next((line for line in expected if line.kind == kind), expected[0])
+            raise ConnectError(
+                f"the host shows another key than {line.place}: {told}", host=host, hint=CHANGED
+            )
+
+
+CHANGED = (
+    "if it was installed anew, remove that line and run `ogen trust`; if not, somebody stands in between"
+)
+
+
+def look(access: Access, host: str) -> Known:
+    """The inventory's pin alone, if there is one, else what the files of known hosts say.
+
+    As in OpenSSH, a port of its own makes a name of its own, and a name without port counts where that
+    one is not known.
+    """
     if access.host_key:
         pinned = parse("* " + access.host_key, "the inventory's host_key")
         if not pinned:
             raise ConnectError("ssh.host_key is not a public key", host=host, hint="like: ssh-ed25519 AAAA…")
-        return pinned
-    there = [line for path in files if path.is_file() for line in _read(path, path.stat().st_mtime)]
-    matching = [line for line in there if line.matches(access.known_as)]
-    revoked = {line.key for line in matching if line.marker == "@revoked"}
-    found = tuple(line for line in matching if not line.marker and line.key not in revoked)
-    if not found:
-        raise ConnectError(
-            f"the host key of {access.known_as} is not known", host=host, hint=_advice(access, matching)
-        )
+        return Known(access.known_as, tuple(replace(line, place="ssh.host_key") for line in pinned))
+    there = [line for path in access.files if path.is_file() for line in _read(path, path.stat().st_mtime)]
+    found = _sorted(there, access.known_as)
+    if not found.lines and not found.authorities and not access.alias and access.port != 22:
+        plain = _sorted(there, access.address.lower())
+        return replace(found, lines=plain.lines, revoked=found.revoked + plain.revoked)
     return found
 
 
-def _advice(access: Access, matching: list[Line]) -> str:
-    if any(line.marker == "@cert-authority" for line in matching):
-        return "keys signed by a certificate authority need transport: openssh"
-    if matching:
-        return f"{matching[0].place} revokes it"
-    return "`ogen trust INVENTORY` shows its fingerprint and pins it; or give ssh.host_key in the inventory"
+def _sorted(there: list[Line], name: str) -> Known:
+    matching = [line for line in there if line.matches(name)]
+    return Known(
+        name,
+        *(tuple(n for n in matching if n.marker == m) for m in ("", "@revoked", "@cert-authority")),
+    )

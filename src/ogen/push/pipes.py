@@ -8,24 +8,29 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ..errors import ConnectError
+from ..errors import ConnectError, HostError
 
 CHUNK = 1 << 18
+MOVE = 60.0  # seconds in which a write must move
+AGAIN = "what was committed goes on there by itself; run the same command again"
 
 
 class Pipe(ABC):
     """What the program wrote is collected in `out` and `err` until somebody takes it."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, user: str = "") -> None:
         self.host = host
+        self.user = user  # who the program runs as
         self.out = bytearray()
         self.err = bytearray()
         self.ended = False
+        self.patience = 0.0  # seconds that the way to the host may take once it runs
 
     @abstractmethod
     def send(self, data: bytes) -> None:
@@ -42,6 +47,10 @@ class Pipe(ABC):
     @abstractmethod
     def close(self) -> None:
         """Ends the program's input and lets go of everything."""
+
+    def failure(self) -> HostError | None:
+        """Why the carrier itself failed, after the end; None if it did not, or can't tell."""
+        return None
 
     def pump(self, end: float, what: str) -> None:
         """Waits for more until the monotonic time `end`."""
@@ -66,33 +75,54 @@ class Pipe(ABC):
 class ProcessPipe(Pipe):
     """A process on this machine: `connection: local`, or the system's own ssh client."""
 
-    def __init__(self, host: str, command: Sequence[str], cwd: str | None = None) -> None:
-        super().__init__(host)
+    def __init__(
+        self,
+        host: str,
+        command: Sequence[str],
+        *,
+        user: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(host, user)
         try:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                cwd=cwd,
-                start_new_session=True,
+                env=env,
+                bufsize=0,
+                start_new_session=True,  # no terminal to ask at, and Ctrl-C is not for it
             )
         except OSError as error:
-            raise ConnectError(f"{command[0]}: {(error.strerror or '').lower()}", host=host) from None
+            hint = f"is {command[0]} installed on this machine?"
+            why = (error.strerror or "").lower()
+            raise ConnectError(f"{command[0]}: {why}", host=host, hint=hint) from None
+        assert self.process.stdin
         assert self.process.stdout
         assert self.process.stderr
+        os.set_blocking(self.process.stdin.fileno(), False)
         self.streams = {self.process.stdout.fileno(): self.out, self.process.stderr.fileno(): self.err}
 
     def send(self, data: bytes) -> None:
         assert self.process.stdin
+        number, left = self.process.stdin.fileno(), memoryview(data)
+        room = select.poll()
+        room.register(number, select.POLLOUT)
         try:
-            self.process.stdin.write(data)
-            self.process.stdin.flush()
+            while left:
+                if not room.poll(MOVE * 1000):
+                    raise ConnectError("the connection does not move", host=self.host, hint=AGAIN)
+                with contextlib.suppress(BlockingIOError):
+                    left = left[os.write(number, left[:CHUNK]) :]
         except OSError:
-            raise ConnectError("the connection broke", host=self.host) from None
+            raise ConnectError("the connection broke", host=self.host, hint=AGAIN) from None
 
     def wait(self, seconds: float) -> bool:
-        ready = select.select(list(self.streams), [], [], seconds)[0]
+        there = select.poll()
+        for number in self.streams:
+            there.register(number, select.POLLIN)
+        ready = [number for number, _ in there.poll(seconds * 1000)]
         for number in ready:
             data = os.read(number, CHUNK)
             if data:
@@ -112,8 +142,9 @@ class ProcessPipe(Pipe):
             with contextlib.suppress(OSError):
                 assert stream
                 stream.close()
-        try:
-            self.process.wait(2)
-        except subprocess.TimeoutExpired:
-            self.process.terminate()
-            self.process.wait(5)
+        for number in (0, signal.SIGTERM, signal.SIGKILL):
+            if number:
+                self.process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(2)
+                return

@@ -1,101 +1,104 @@
-"""A program on a host over SSH by paramiko: strict host keys, no Nagle, timeouts on every wait."""
+"""A program on a host over SSH by paramiko: channel in channel over the jumps, strict host keys at each."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import select
-import socket
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
-
-import paramiko
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from ..errors import ConnectError, OfflineError
-from ..inventory.model import Host
-from . import known
-from .access import Access, Keyring, resolve, resolve_jump
-from .pipes import CHUNK, Pipe
+from ..release.plaintext import clean
+from . import known, login
+from .access import Access, Keyring
+from .handshakes import turn
+from .lean import Transport, paramiko
+from .pipes import AGAIN, CHUNK, MOVE, Pipe
+from .wire import Wire, dial
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what goes wrong is raised, not logged
-_QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux only
+
+ANSWER = 20.0  # seconds for each answer of a server that has let us in
+#: the cheap ones first: sntrup and the large groups cost 20 to 70 ms of CPU for each host
+KEX = ("curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256")
+PAUSES = (0.2, 0.5, 1.0)  # seconds before another try where sshd was too busy
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr")
 
 
-class QuickSocket:
-    """A socket that sends at once and acknowledges at once.
-
-    Nagle's algorithm against delayed acknowledgement costs 40 ms twice per connection; QUICKACK is no
-    lasting option of the kernel's, so it is renewed around each read.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def recv(self, count: int) -> bytes:
-        self._quick()
-        data = self._sock.recv(count)
-        self._quick()
-        return data
-
-    def _quick(self) -> None:
-        if _QUICKACK is not None:
-            with contextlib.suppress(OSError):
-                self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
+class Dropped(OfflineError):
+    """sshd closes at once, as it does when too many connections are not logged in yet."""
 
 
-def connect(host: Host, keyring: Keyring) -> Connection:
-    """Opens the connection; ConnectError says what is wrong and what to do."""
-    access = resolve(host, keyring)
-    hops: list[paramiko.Transport] = []
-    try:
-        sock = _socket(host, access, keyring, hops)
-        _enter(host.name, access, keyring.files(), sock, hops)
-    except BaseException:
-        Connection(host.name, hops).close()
-        raise
-    return Connection(host.name, hops)
+@dataclass(slots=True)
+class Hop:
+    """One transport, and what it reads from."""
+
+    transport: paramiko.Transport
+    wire: Wire
+
+    def close(self) -> None:
+        """Nothing is left of it afterwards, its thread included."""
+        self.wire.shut()  # first: its thread reads on for up to 0.1 s if nothing wakes it
+        with contextlib.suppress(Exception):
+            self.transport.close()
+        with contextlib.suppress(RuntimeError):  # it was never started
+            self.transport.join(2)
 
 
 class Connection:
-    """The transports of the way to a host, the last one being the host's own."""
+    """The hops of the way to a host, the last one being the host's own."""
 
-    def __init__(self, host: str, hops: Sequence[paramiko.Transport]) -> None:
+    def __init__(self, host: str) -> None:
         self.host = host
-        self.hops = hops
+        self.hops: list[Hop] = []
+        self.user = ""  # at the last hop
+        self.via = ""  # the last hop's name
 
     def run(self, command: str) -> Pipe:
+        """Starts a program; the pipe owns this connection."""
+        hop = self.hops[-1]
         try:
-            channel = self.hops[-1].open_session(timeout=15)
-            channel.settimeout(60)  # a write that does not move for so long
-            channel.exec_command(command)
+            with hop.wire.limit(ANSWER):
+                channel = hop.transport.open_session(timeout=ANSWER)
+                channel.settimeout(MOVE)
+                channel.exec_command(command)
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise ConnectError(f"no session on the host: {error}", host=self.host) from None
-        return ChannelPipe(self.host, channel)
+            why = "no answer in time" if hop.wire.late else _plain(error)
+            raise ConnectError(
+                f"the login works, but no program can be started: {why}",
+                host=self.host,
+                hint="a ForceCommand, a locked shell or MaxSessions in sshd_config may be the reason",
+            ) from None
+        return ChannelPipe(self, channel)
+
+    def cut(self, count: int) -> None:
+        """Closes all hops but the first `count`."""
+        while len(self.hops) > count:
+            self.hops.pop().close()
 
     def close(self) -> None:
-        for hop in reversed(self.hops):
-            with contextlib.suppress(Exception):
-                hop.close()
+        self.cut(0)
 
 
 class ChannelPipe(Pipe):
-    def __init__(self, host: str, channel: paramiko.Channel) -> None:
-        super().__init__(host)
+    def __init__(self, connection: Connection, channel: paramiko.Channel) -> None:
+        super().__init__(connection.host, connection.user)
+        self.connection = connection
         self.channel = channel
+        self._poll = select.poll()
+        self._poll.register(channel.fileno(), select.POLLIN)
 
     def send(self, data: bytes) -> None:
         try:
             self.channel.sendall(data)
         except (OSError, EOFError, paramiko.SSHException):
-            raise ConnectError("the connection broke", host=self.host) from None
+            raise ConnectError("the connection broke", host=self.host, hint=AGAIN) from None
 
     def wait(self, seconds: float) -> bool:
-        if not (self._ready() or select.select([self.channel.fileno()], [], [], seconds)[0]):
+        if not (self._ready() or self._poll.poll(seconds * 1000)):
             return False
         if self.channel.recv_stderr_ready():
             self.err += self.channel.recv_stderr(CHUNK)
@@ -124,110 +127,126 @@ class ChannelPipe(Pipe):
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self.channel.close()
+        self.connection.close()
 
 
 # ------------------------------------------------------------------------------------ the hops
-def _socket(host: Host, access: Access, keyring: Keyring, hops: list[paramiko.Transport]) -> Any:
-    if access.jump is None:
-        return _tcp(host.name, access)
-    hop = resolve_jump(host, access.jump, keyring)
-    if hop.jump:
-        raise ConnectError(
-            f"{access.jump} is itself behind {hop.jump}", host=host.name, hint="set transport: openssh"
-        )
-    _enter(host.name, hop, keyring.files(), _tcp(host.name, hop), hops)
+def connect(host: str, hops: Sequence[Access], keyring: Keyring) -> Connection:
+    """Opens the connection over all hops; ConnectError says what is wrong and what to do."""
+    made = Connection(host)
     try:
-        return hops[-1].open_channel(
-            "direct-tcpip", (access.address, access.port), ("127.0.0.1", 0), timeout=access.timeout
-        )
-    except paramiko.SSHException as error:
-        raise OfflineError(
-            f"{access.jump} does not reach {access.address}:{access.port}: {error}", host=host.name
-        ) from None
-
-
-def _tcp(host: str, access: Access) -> QuickSocket:
-    try:
-        return QuickSocket(socket.create_connection((access.address, access.port), access.timeout))
-    except OSError as error:
-        why = error.strerror or str(error) or "no answer"
-        raise OfflineError(
-            f"{access.address}:{access.port}: {why.lower()}",
-            host=host,
-            hint="is the host on, and its address right?",
-        ) from None
-
-
-def _enter(
-    host: str, access: Access, files: tuple[Path, ...], sock: Any, hops: list[paramiko.Transport]
-) -> None:
-    """Opens one transport over `sock`: key exchange, the host's key, then ours."""
-    try:
-        allowed = known.lines(access, files, host)
-    except ConnectError:
-        sock.close()
+        for access in hops:
+            enter(made, access, keyring)
+    except BaseException:
+        made.close()
         raise
-    transport = paramiko.Transport(sock)
-    hops.append(transport)  # so that it is closed whatever happens
-    transport.banner_timeout = access.timeout
-    options = transport.get_security_options()
-    first = [kind for kind in options.key_types if any(_same_kind(kind, line.kind) for line in allowed)]
-    options.key_types = (*first, *(kind for kind in options.key_types if kind not in first))
-    try:
-        transport.start_client(timeout=access.timeout + 10)
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        why = "it accepts the connection, but does not speak SSH" if "banner" in str(error) else str(error)
-        why = why or "it closed the connection"
-        raise OfflineError(f"{access.address}:{access.port}: {why}", host=host) from None
-    shown = transport.get_remote_server_key()
-    if shown.asbytes() not in {line.key for line in allowed}:
-        raise ConnectError(
-            f"the host shows another key than {allowed[0].place}: {shown.get_name()} {shown.fingerprint}",
-            host=host,
-            hint="if it was installed anew, remove that line; if not, somebody stands in between",
-        )
-    transport.auth_timeout = max(access.timeout, 20.0)
-    _log_in(host, access, transport)
-    transport.set_keepalive(15)
+    return made
 
 
-def _same_kind(algorithm: str, kind: str) -> bool:
-    """RSA keys sign by several algorithms."""
-    return algorithm == kind or (kind == "ssh-rsa" and algorithm.startswith("rsa-sha2-"))
+def enter(made: Connection, access: Access, keyring: Keyring) -> None:
+    """One hop more: the host's key is checked, then we log in."""
+    with turn(access, made.host):
+        expected = known.look(access, made.host)
+        key = knock(made, access, [line.kind for line in expected.expected(made.host)])
+        expected.judge(key.asbytes(), f"{key.get_name()} {key.fingerprint}", made.host)
+        transport = made.hops[-1].transport
+        login.log_in(made.host, access, transport, keyring)
+        transport.set_keepalive(15)
+        made.user, made.via = access.user, access.name
 
 
-def _log_in(host: str, access: Access, transport: paramiko.Transport) -> None:
-    """Key files first, then the agent's keys, then the password."""
-    tried: list[str] = []
-    try:
-        for name, key in _keys(access, tried):
-            tried.append(name)
-            with contextlib.suppress(paramiko.AuthenticationException):
-                if not transport.auth_publickey(access.user, key):
-                    return
-        if access.password is not None:
-            tried.append("password")
-            with contextlib.suppress(paramiko.AuthenticationException):
-                if not transport.auth_password(access.user, access.password):
-                    return
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        tried.append(str(error) or "the host closed the connection")
-    offered = ", ".join(tried) or "there is no key to offer"
-    raise ConnectError(
-        f"{access.user}@{access.address} does not let us in ({offered})",
-        host=host,
-        hint="set ssh.user and ssh.key, or add the public key on the host",
-    )
-
-
-def _keys(access: Access, tried: list[str]) -> Iterator[tuple[str, paramiko.PKey]]:
-    for path in access.keys:
+def knock(made: Connection, access: Access, kinds: Sequence[str]) -> paramiko.PKey:
+    """`shake`, again after a while where sshd drops connections because too many came at once."""
+    before = len(made.hops)
+    for pause in PAUSES:
         try:
-            yield path, paramiko.PKey.from_path(path)
-        except paramiko.PasswordRequiredException:
-            tried.append(f"{path} has a passphrase: load it into the ssh agent")
-        except Exception as error:  # a key file can be damaged in many ways
-            tried.append(f"{path}: {error}")
-    if not access.only_keys:
-        for key in paramiko.Agent().get_keys():
-            yield "the agent's " + key.get_name(), key
+            return shake(made, access, kinds)
+        except Dropped:
+            made.cut(before)
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that not all come again at once
+    return shake(made, access, kinds)
+
+
+def shake(made: Connection, access: Access, kinds: Iterable[str]) -> paramiko.PKey:
+    """Connects and exchanges keys; the key that the host shows, one of `kinds` if it has such."""
+    wire = _through(made, access) if made.hops else dial(access, made.host)
+    try:
+        transport = Transport(wire)  # type: ignore[arg-type]
+    except BaseException:
+        wire.shut()
+        raise
+    made.hops.append(Hop(transport, wire))  # so that it is closed whatever happens
+    transport.banner_timeout = access.timeout
+    transport.auth_timeout = max(access.timeout, ANSWER)
+    _choose(transport, set(kinds))
+    try:
+        with wire.limit(2 * access.timeout):
+            transport.start_client(timeout=2 * access.timeout)
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise _deaf(made, access, wire, error) from None
+    if not transport.initial_kex_done:
+        raise _deaf(made, access, wire, TimeoutError("no answer in time"))
+    return transport.get_remote_server_key()
+
+
+def _through(made: Connection, access: Access) -> Wire:
+    """A channel of the last hop, joined to the next one's sshd."""
+    before = made.hops[-1]
+    place = f"{access.address}:{access.port}"
+    try:
+        goal = (access.address, access.port)
+        channel = before.transport.open_channel(
+            "direct-tcpip", goal, ("127.0.0.1", 0), timeout=access.timeout
+        )
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        why, hint = _plain(error), "is the host on, and its address right as seen from the jump?"
+        if "prohibited" in why.lower():
+            hint = "the jump's sshd_config needs AllowTcpForwarding, and PermitOpen for this address"
+        raise OfflineError(
+            f"the jump {made.via} does not reach {place}: {why}", host=made.host, hint=hint
+        ) from None
+    return Wire(channel)
+
+
+def _choose(transport: paramiko.Transport, kinds: set[str]) -> None:
+    """The order of what we offer: cheap key exchanges and ciphers, and the types of keys that are known."""
+    options = transport.get_security_options()
+    options.kex = _first(KEX, options.kex)
+    options.ciphers = _first(CIPHERS, options.ciphers)
+    options.key_types = _first([k for k in options.key_types if _is(k, kinds)], options.key_types)
+
+
+def _first(wanted: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
+    return (*(k for k in wanted if k in there), *(k for k in there if k not in wanted))
+
+
+def _is(algorithm: str, kinds: set[str]) -> bool:
+    """RSA keys sign by several algorithms."""
+    return algorithm in kinds or ("ssh-rsa" in kinds and algorithm.startswith("rsa-sha2-"))
+
+
+def _deaf(made: Connection, access: Access, wire: Wire, error: Exception) -> OfflineError:
+    """What keeps a host from exchanging keys with us, from what it said or did not say."""
+    place, heard, kind = f"{access.address}:{access.port}", wire.heard, OfflineError
+    if not heard and not wire.ended:
+        why = "it accepts the connection, and says nothing: it does not speak SSH"
+        hint = "is that port sshd's, and the host not overloaded? ssh.connect_timeout is the patience"
+    elif not heard or heard.startswith(b"Exceeded MaxStartups"):
+        kind = Dropped
+        why = "it closes the connection at once"
+        hint = "sshd's log tells why: MaxStartups, a firewall, hosts.deny? --parallel 4 asks less of it"
+    elif not heard.startswith(b"SSH-") and b"\nSSH-" not in heard:
+        said = clean(heard.decode("utf-8", "replace").splitlines()[0])[:60]
+        why = f"it does not speak SSH, but says {said!r}"
+        hint = "another service listens there: check `address` and ssh.port"
+    else:
+        late = wire.late or isinstance(error, TimeoutError)
+        why = "it begins to speak SSH, and then falls silent" if late else _plain(error)
+        hint = "sshd's log tells more; if its algorithms are too old or too new, set transport: openssh"
+    return kind(f"{place}: {why}", host=made.host, hint=hint)
+
+
+def _plain(error: BaseException) -> str:
+    """paramiko's words without its numbers; never empty."""
+    text = error.args[1] if isinstance(error, paramiko.ChannelException) else str(error)
+    return clean(str(text)) or "it closed the connection"

@@ -1,0 +1,72 @@
+"""What nobody needs any more: files that a killed run left half made, and releases without a use."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Set
+
+from . import links, store
+from .disk import NEW
+from .errors import Broken
+from .journal import idle
+from .machine import Machine
+from .transaction import Host
+
+STAGING = store.RELEASES + "/.new"
+GONE = store.RELEASES + "/.gone"  # a release that is being removed
+_UNITS = (
+    store.UNITS + "/ogen-recover.service" + NEW,
+    store.UNITS + "/basic.target.wants/ogen-recover.service" + NEW,
+)
+
+
+def sweep(host: Host) -> None:
+    """Removes what was half made or half removed; both locks are held, so that it is nobody's work."""
+    for folder in (STAGING, GONE):
+        host.disk.remove_tree(folder)
+    for path in (*_UNITS, *_half_made(host, store.HOME), *_half_made(host, store.HOME + "/agent")):
+        host.disk.remove(path, sync=False)
+    for path in _half_made(host, links.EDITED, deep=True):
+        host.disk.remove(path, sync=False)
+
+
+def _half_made(host: Host, folder: str, deep: bool = False) -> Iterator[str]:
+    for name in host.disk.names(folder):
+        if name.endswith(NEW):
+            yield "%s/%s" % (folder, name)
+        elif deep:
+            yield from _half_made(host, "%s/%s" % (folder, name), deep)
+
+
+def discard(host: Host, name: str) -> None:
+    """Removes a release; out of sight first, so that half of one is never taken for a release."""
+    host.disk.remove_tree(GONE)
+    host.disk.rename("%s/%s" % (store.RELEASES, name), GONE)
+    host.disk.remove_tree(GONE)
+
+
+def collect(host: Host) -> List[str]:
+    """Removes releases that nobody needs: kept are the one in force, the one before, what runs, and what
+    an unfinished transaction is about."""
+    keep = {host.store.current, host.store.previous, *_under_way(host)}
+    names = [name for name in host.store.names() if name not in keep]
+    running = "".join(_mounts(host.machine)) if names and host.live else ""
+    gone = [name for name in names if "/releases/%s/" % name not in running]
+    for name in gone:
+        discard(host, name)
+    return gone
+
+
+def _under_way(host: Host) -> Set[str]:
+    try:
+        records = host.journal.records()
+    except Broken:
+        return set(host.store.names())
+    ends = (records[0].get("from"), records[0].get("to")) if not idle(records) else ()
+    return {str(name) for name in ends if name}
+
+
+def _mounts(machine: Machine) -> Iterator[str]:
+    done = machine.run(["systemctl", "show", "--property=MainPID", "--value", "--", "ogen-*.service"])
+    for text in done.lines:
+        if text.strip().isdigit() and int(text):
+            yield machine.mounts(int(text))

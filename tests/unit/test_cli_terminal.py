@@ -1,0 +1,96 @@
+"""A secret word from a real terminal: asked once, never echoed, hidden from all output, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
+
+WORD = "correct horse"
+PROGRAM = """
+import sys, threading
+from ogen.cli import console, terminal
+from ogen.cli.vault import Vault
+from ogen.push.access import Keyring
+vault = Vault(".")
+console.hide(vault.redact)
+ring = Keyring(ask=terminal.asker(vault))
+class Screen:
+    def start(self): console.say("screen on")
+    def stop(self): console.say("screen off")
+terminal.occupy(Screen())
+words = []
+work = lambda: words.append(ring.typed(("sudo", "ops"), "sudo password of ops: "))
+threads = [threading.Thread(target=work) for _ in range(5)]
+for t in threads: t.start()
+try:
+    for t in threads: t.join()
+except KeyboardInterrupt:
+    console.say("interrupted")
+console.say(f"{len(set(words))} {len(words)} {type(words[0]).__name__} {len(words[0] or '')}")
+console.say("shown: " + str(words[0]))
+"""
+
+
+class Terminal:
+    """A program at a pseudo-terminal, and what it shows."""
+
+    def __init__(self, *command: str) -> None:
+        self.master, slave = pty.openpty()
+        self.before = termios.tcgetattr(slave)
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, close_fds=True)
+        self.slave = slave
+        self.shown = ""
+
+    def until(self, text: str, seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while text not in self.shown:
+            assert select.select([self.master], [], [], max(0, end - time.monotonic()))[0], self.shown
+            self.shown += os.read(self.master, 4096).decode().replace("\r\n", "\n")
+
+    def type(self, text: bytes) -> None:
+        os.write(self.master, text)
+
+    def end(self) -> None:
+        self.process.wait(30)
+        assert termios.tcgetattr(self.slave) == self.before
+        os.close(self.slave)
+        os.close(self.master)
+
+
+def test_a_word_is_asked_once_and_not_shown() -> None:
+    one = Terminal(sys.executable, "-c", PROGRAM)
+    one.until("sudo password of ops: ")
+    one.type(f"{WORD}\n".encode())
+    one.until("shown: ")
+    one.until("\n")
+    one.end()
+    assert one.shown.count("sudo password of ops") == 1
+    assert f"1 5 str {len(WORD)}" in one.shown
+    assert WORD not in one.shown
+    screen = [line for line in one.shown.splitlines() if line.startswith("screen")]
+    assert screen == ["screen off", "screen on"]
+
+
+def test_ctrl_c_is_no_answer() -> None:
+    one = Terminal(sys.executable, "-c", PROGRAM)
+    one.until("sudo password of ops: ")
+    one.type(b"half\x03")
+    one.until("interrupted")
+    one.until("shown: None")
+    one.end()
+    assert "half" not in one.shown
+
+
+def test_without_a_terminal_nobody_is_asked() -> None:
+    program = (
+        "from ogen.cli import terminal; from ogen.cli.vault import Vault; print(terminal.asker(Vault('.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "None\n"
