@@ -396,6 +396,17 @@ def test_openssh_takes_no_password(farm: RealFarm) -> None:
     assert "log in with a key" in str(refused(farm, one, reveal=lambda secret: "x").hint)
 
 
+def test_a_proxy_command_is_left_to_openssh(farm: RealFarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = farm.add("a").port
+    relay = farm.folder / "relay"
+    relay.write_text("exec 3<>/dev/tcp/$1/$2; cat <&3 & cat >&3; kill %1\n")
+    text = f"Host odd\n HostName {ADDRESS}\n Port {port}\n ProxyCommand bash {relay} %h %p\n"
+    (farm.folder / "config").write_text(text)
+    monkeypatch.setenv("OGEN_SSH_CONFIG", str(farm.folder / "config"))
+    told = works(farm, host(farm, "a", address="odd"))
+    assert told == ["by OpenSSH's client: ssh_config has a ProxyCommand for it"]
+
+
 def test_only_oddities_need_openssh(chain: RealFarm) -> None:
     ring = Keyring(str(chain.folder), (chain.known_hosts,))
     assert carrier.foreign("three", way(host(chain, "three", address="three"), ring)) is None
