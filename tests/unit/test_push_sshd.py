@@ -208,6 +208,15 @@ def test_the_agents_keys(farm: RealFarm, agent: Path, monkeypatch: pytest.Monkey
     works(farm, host(farm, "a", key="locked"))
 
 
+def test_a_server_that_has_enough_of_our_keys(farm: RealFarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    farm.add("a", "MaxAuthTries 3\n")
+    keys = "".join(f"IdentityFile {new_key(farm.folder / f'k{n}')}\n" for n in range(5))
+    (farm.folder / "config").write_text(keys)
+    monkeypatch.setenv("OGEN_SSH_CONFIG", str(farm.folder / "config"))
+    found = refused(farm, host(farm, "a", key=None))
+    assert "too many keys were offered: name the right one in ssh.key" in str(found.hint), found
+
+
 # --------------------------------------------------------------------------------- host keys
 @BOTH
 def test_hashed_names(farm: RealFarm, transport: str) -> None:
