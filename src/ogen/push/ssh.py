@@ -42,11 +42,12 @@ class Hop:
 
     def close(self) -> None:
         """Nothing is left of it afterwards, its thread included."""
+        self.wire.wake()
         with contextlib.suppress(Exception):
             self.transport.close()
-        self.wire.shut()
         with contextlib.suppress(RuntimeError):  # it was never started
             self.transport.join(2)
+        self.wire.shut()
 
 
 class Connection:
