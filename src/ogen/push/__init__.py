@@ -6,6 +6,7 @@ Nothing here imports paramiko until a host is contacted through it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import HostError
@@ -148,7 +149,8 @@ def rollback(
             with leases.held_for(name) as grants:
                 return host.rollback(goal, grants)
 
-        found = _ask(hosts, options, on_event, one)
+        with ExitStack() as stack:
+            found = _with(_reach(hosts, options, on_event, stack), one, options)
     return Outcome(tuple(_rolled(host, found[host.name]) for host in hosts))
 
 
@@ -177,6 +179,34 @@ def collect(
 ) -> dict[str, list[str] | HostError]:
     """Removes releases that no host needs any more; their names."""
     return _ask(hosts, options, on_event, lambda one: one.collect())
+
+
+def _reach(
+    hosts: Sequence[Host], options: Options, on_event: OnEvent, stack: ExitStack
+) -> dict[str, Contact | HostError]:
+    """All hosts as root, before anything is changed on any of them; `stack` keeps the connections."""
+
+    def one(host: Host) -> Contact | HostError:
+        try:
+            return stack.enter_context(contact(host, options, on_event))
+        except HostError as error:
+            return error
+
+    return dict(zip((h.name for h in hosts), each(hosts, one, options.parallel), strict=True))
+
+
+def _with(
+    reached: Mapping[str, Contact | HostError], work: Callable[[Contact], R], options: Options
+) -> dict[str, R | HostError]:
+    def one(found: Contact | HostError) -> R | HostError:
+        if isinstance(found, HostError):
+            return found
+        try:
+            return work(found)
+        except HostError as error:
+            return error
+
+    return dict(zip(reached, each(reached.values(), one, options.parallel), strict=True))
 
 
 def _ask(

@@ -15,6 +15,7 @@ from ..errors import ConnectError
 from .access import Access, Keyring
 from .lean import paramiko
 
+FEW = 2  # a server that hangs up after more than so many keys has enough of them
 AGENT = 60.0  # seconds for the agent's answer: it may ask its owner
 _MAGIC = b"openssh-key-v1\0"
 Offer = tuple[str, paramiko.PKey]
@@ -42,7 +43,7 @@ def log_in(host: str, access: Access, transport: paramiko.Transport, keyring: Ke
         login.tried.append(str(error) or "the host closed the connection")
     offered = ", ".join(login.tried) or "there is no key to offer"
     hint = "set ssh.user and ssh.key, or add the public key to ~/.ssh/authorized_keys of that user"
-    if "too many" in offered.lower():
+    if "too many" in offered.lower() or (len(login.tried) > FEW and not transport.is_active()):
         hint = "too many keys were offered: name the right one in ssh.key"
     raise ConnectError(f"{access.user}@{access.address} does not let us in ({offered})", host=host, hint=hint)
 

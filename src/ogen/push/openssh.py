@@ -23,6 +23,7 @@ from .pipes import ProcessPipe
 _OPTIONS = {
     "BatchMode": "yes",
     "StrictHostKeyChecking": "yes",
+    "NoHostAuthenticationForLocalhost": "no",
     "UpdateHostKeys": "no",
     "ServerAliveInterval": "15",
     "ControlMaster": "no",

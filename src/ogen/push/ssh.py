@@ -41,11 +41,12 @@ class Hop:
 
     def close(self) -> None:
         """Nothing is left of it afterwards, its thread included."""
-        self.wire.shut()  # first: its thread reads on for up to 0.1 s if nothing wakes it
+        self.wire.wake()
         with contextlib.suppress(Exception):
             self.transport.close()
         with contextlib.suppress(RuntimeError):  # it was never started
             self.transport.join(2)
+        self.wire.shut()
 
 
 class Connection:
