@@ -112,7 +112,7 @@ def test_an_edit_on_the_host_is_told_from_what_is_pending(project: Project) -> N
     ]
     assert "-# by hand" in shown
     document = json.loads(project.ogen("diff", "--format", "json", code=2).stdout)
-    assert [c["origin"] for c in document["changes"] if c["what"] == "file"] == ["edited"]
+    assert [c["state"] for c in document["changes"] if c["what"] == "file"] == ["edited"]
 
 
 def test_a_dry_run_changes_nothing(project: Project) -> None:

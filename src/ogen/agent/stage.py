@@ -67,8 +67,12 @@ class Stage:
     def write(self) -> None:
         self.disk.folder(self.folder + "/tree")
         folders: Set[str] = set()
+        written: Dict[str, bytes] = {}
         for entry in self.manifest["files"]:
-            self._file(entry["stored"], self._content(entry), entry, folders)
+            data = written[entry["sha256"]] = self._content(entry)
+            self._file(entry["stored"], data, entry, folders)
+        originals = store.pack(self.manifest, lambda entry: written[entry["sha256"]])
+        self.disk.create("%s/%s" % (self.folder, store.ORIGINALS), originals, 0o600)
         self.disk.create(self.folder + "/manifest.json", store.canonical(self.manifest), 0o600)
         self._sync(folders)
 

@@ -16,7 +16,7 @@ from .machine import Machine
 from .prove import Patience
 
 AUDIT = "/etc/ogen/audit.jsonl"
-EDITED = "/etc/ogen/edited"  # what stood in the place of a link of ours, by its path
+EDITED = "/etc/ogen/edited"  # what somebody made of ogen's files before an apply wrote them anew, by path
 LATE = ("/etc/nginx/conf.d/",)  # a link that dangles here fails every `nginx -t`: made after the flip
 
 Tell = Callable[[str, str, Optional[float]], None]
@@ -125,12 +125,17 @@ def _is_file(host: Host, path: str) -> bool:
     return found is not None and stat.S_ISREG(found.st_mode)
 
 
-def keep_aside(host: Host, links: store.Links) -> None:
-    """Copies of edited files that links of ours are about to replace."""
-    for path in links:
-        if _is_file(host, path):
+def keep_aside(host: Host, links: store.Links, damage: List[str]) -> None:
+    """Copies of edited files: of those in links' places, and of those in the tree that goes out of force."""
+    edited = {path: path for path in links}
+    for entry in host.store.manifest(host.store.current)["files"]:
+        if entry["path"] in damage:
+            inside = "%s/%s" % (store.tree(str(host.store.current)), entry["stored"])
+            edited.setdefault(entry["path"], inside)
+    for path, place in edited.items():
+        if _is_file(host, place):
             host.disk.folder((EDITED + path).rpartition("/")[0])
-            host.disk.replace(EDITED + path, host.disk.read(path))
+            host.disk.replace(EDITED + path, host.disk.read(place))
 
 
 def _is_ours(host: Host, path: str) -> bool:
@@ -144,7 +149,8 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
     records = host.journal.records()
     current = host.store.current
     add, remove = links_of(host, to)
-    keep_aside(host, add)
+    damage = host.store.damage(current) if current else []
+    keep_aside(host, add, damage)
     wish, force = host.store.manifest(to), host.store.manifest(current)
     record = {
         "tx": os.urandom(8).hex(),
@@ -157,7 +163,7 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
         "add": add,
         "remove": remove,
         "active": _active(host, wish, force),
-        "edited": host.store.damage(current) if current else [],
+        "edited": damage,
         "boot": host.machine.boot(),
         "patience": request.patience._asdict(),
     }
