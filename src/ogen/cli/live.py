@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import HostError, Problems
-from ..inventory.notes import forgotten
 from ..release import derived
 from ..release.change import Change, Diff, HostDiff, Item, Kind, Side, State
 from ..release.diff import Comparer, Sides
@@ -67,7 +66,7 @@ def unseen(inventory: Inventory) -> tuple[tuple[str, str], ...]:
         for h in inventory.hosts
         if h.state == "out"
     ]
-    gone = [(name, f"removed from the inventory, the lock knows it; {left}") for name in forgotten(inventory)]
+    gone = [(name, f"removed from the inventory, the lock knows it; {left}") for name in inventory.forgotten]
     return (*out, *gone)
 
 
@@ -84,13 +83,21 @@ def _host(target: Target, comparison: Comparison, compare: Comparer) -> HostDiff
 
 def _change(one: Seen, file: File | None, compare: Comparer, *, foreign_owner: bool) -> Change:
     sides = _sides(one, Side.of(file), foreign_owner=foreign_owner)
-    state = State(one.state)
-    if state is State.CONFLICT and sides.theirs and sides.mine:
-        same = derived.same(sides.theirs.content, sides.mine.content)
-        if same and sides.theirs.access == sides.mine.access:
-            state = State.CONVERGED  # but for the hashes that ogen computes
+    state = _by_text(State(one.state), sides)
     change = compare.three_way(one.path, state, sides)
     return replace(change, remark=_remark(one, sides), where=file.where if file else None)
+
+
+def _by_text(state: State, sides: Sides) -> State:
+    """The agent compares hashes; two texts that differ in hashes which ogen computes say the same."""
+    base, mine, theirs = sides
+    if state is not State.CONFLICT or base is None or mine is None or theirs is None:
+        return state
+    if theirs.access == mine.access and derived.same(theirs.content, mine.content):
+        return State.CONVERGED
+    if base.access == mine.access and derived.same(base.content, mine.content):
+        return State.EDITED
+    return state
 
 
 def _sides(one: Seen, mine: Side | None, *, foreign_owner: bool) -> Sides:

@@ -106,7 +106,7 @@ def _lock(inventory: Inventory) -> Iterator[Note]:
     if inventory.lock is None:
         return
     hosts = {host.name: host for host in inventory.hosts}
-    for name in forgotten(inventory):
+    for name in inventory.forgotten:
         message = f"the lock knows a host {name!r} that the inventory does not have"
         yield Note(message, None, "what runs there is left as it is; `ogen lock` forgets the host")
     for name, seen in inventory.lock.versions.items():
@@ -115,15 +115,6 @@ def _lock(inventory: Inventory) -> Iterator[Note]:
             message = f"hosts.{name}: Ollama {seen} was seen there, the inventory says {said}"
             yield Note(message, hosts[name].where, "correct ollama.version, or run `ogen lock`")
     yield from _swapped(inventory)
-
-
-def forgotten(inventory: Inventory) -> list[str]:
-    """Hosts that the lock knows, and the inventory does not have any more."""
-    lock = inventory.lock
-    if lock is None:
-        return []
-    placed = {place.split("/")[0] for places in lock.placements.values() for place in places}
-    return sorted({*lock.uuids, *lock.versions, *placed} - {host.name for host in inventory.hosts})
 
 
 def _swapped(inventory: Inventory) -> Iterator[Note]:

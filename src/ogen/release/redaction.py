@@ -23,6 +23,11 @@ _SUSPECT = re.compile(
 _SHORT = 4  # a shorter secret is only looked for as a whole word
 
 
+def suspicious(text: str) -> bool:
+    """Whether something in `text` looks like a secret."""
+    return _SUSPECT.search(text) is not None
+
+
 class Redactor:
     """Replaces the `values` of secrets in any text; `key` is for tests that compare outputs."""
 
