@@ -182,6 +182,21 @@ def test_drift_alone_counts_what_happened_on_hosts(project: Project) -> None:
     assert "leave one of them out" in project.ogen("diff", "--drift", "--base", "HEAD", code=1).stderr
 
 
+def test_a_foreign_drop_in_is_a_finding_and_nothing_to_apply(project: Project) -> None:
+    project.ogen("apply")
+    dropin = project.farm.root("gpu1") / "etc/systemd/system/ogen-ollama-gpu0.service.d/override.conf"
+    dropin.parent.mkdir(parents=True)
+    dropin.write_text("[Service]\nNice=5\n")
+    shown = project.ogen("diff", code=2).stdout
+    assert "override.conf (foreign drop-in for a unit of ogen's; apply leaves it)" in shown
+    assert "+Nice=5" in shown
+    project.ogen("apply", "--dry-run")
+    assert "only `Environment=` lines" in project.ogen("adopt", "gpu1", code=1).stderr
+    dropin.write_text("[Service]\nEnvironment=OLLAMA_DEBUG=1\n")
+    project.ogen("adopt", "gpu1", "override.conf")
+    assert 'env: {OLLAMA_DEBUG: "1"}' in project.path.read_text()
+
+
 def test_hosts_that_were_not_asked_are_named(project: Project) -> None:
     project.ogen("apply")
     text = project.path.read_text()

@@ -31,7 +31,7 @@ def compare(path: Path, limit: str | None, context: int, parallel: int) -> Diff:
     for name, comparison in found.items():
         if comparison.locked:
             console.say(f"note: {name} is held by another rollout: {comparison.locked}")
-    diff = differences(targets, found, ready, context)
+    diff = differences(targets, found, ready, context, foreign=True)
     return replace(diff, unseen=unseen(ready.inventory) if limit is None else ())
 
 
@@ -50,11 +50,16 @@ def seen(ready: Fleet, targets: Iterable[Target]) -> dict[str, Comparison]:
 
 
 def differences(
-    targets: Iterable[Target], found: Mapping[str, Comparison], ready: Fleet, context: int
+    targets: Iterable[Target],
+    found: Mapping[str, Comparison],
+    ready: Fleet,
+    context: int,
+    *,
+    foreign: bool = False,
 ) -> Diff:
-    """Comparisons as a diff."""
+    """Comparisons as a diff; with `foreign` also of what an apply leaves alone."""
     compare = Comparer(context, ready.vault.redactor())
-    hosts = [_host(target, found[target.host.name], compare) for target in targets]
+    hosts = [_host(target, found[target.host.name], compare, foreign=foreign) for target in targets]
     return Diff(tuple(host for host in hosts if host.changed), "in force", "inventory")
 
 
@@ -70,13 +75,13 @@ def unseen(inventory: Inventory) -> tuple[tuple[str, str], ...]:
     return (*out, *gone)
 
 
-def _host(target: Target, comparison: Comparison, compare: Comparer) -> HostDiff:
+def _host(target: Target, comparison: Comparison, compare: Comparer, *, foreign: bool = False) -> HostDiff:
     wanted = {file.path: file for file in target.release.files}
-    foreign = target.host.root is not None
+    left_out = ("same",) if foreign else ("same", "foreign")
     changes = [
-        _change(one, wanted.get(one.path), compare, foreign_owner=foreign)
+        _change(one, wanted.get(one.path), compare, foreign_owner=target.host.root is not None)
         for one in comparison.files
-        if one.state != "same"
+        if one.state not in left_out
     ]
     return HostDiff(target.host.name, tuple(changes), _items(target, comparison, {c.path for c in changes}))
 
