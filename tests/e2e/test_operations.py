@@ -159,7 +159,7 @@ def test_edits_on_the_host_are_shown_and_put_right(pair: Project) -> None:
         "rm -r /etc/ogen/current/instances/gpu1/manifests/*",
     )
     shown = pair.ogen("diff", code=2).stdout
-    assert f"changed {unit} (edited on the host; apply puts it back)" in shown
+    assert f"changed {unit} (edited on the host; apply puts it back; a file stands in place" in shown
     assert "-RestartSec=77" in shown
     assert "-        ip_hash;" in shown
     pair.ogen("apply", "--yes")

@@ -140,7 +140,7 @@ def found(
     solo, edge = healthy()
     if change:
         change(solo, edge)
-    files = tuple(Seen(path, "edited", edited=True) for path in edited)
+    files = tuple(Seen(path, "edited") for path in edited)
     seen = {
         name: host_seen(
             name, json.loads(json.dumps(said)), Comparison(name, "abc", "abc", not files, files), offset

@@ -103,7 +103,8 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
     records = host.journal.records()
     current = host.store.current
     add, remove = links.links_of(host.disk, to)
-    links.keep_aside(host.disk, add)
+    damage = host.store.damage(current) if current else []
+    links.keep_aside(host.disk, add, damage)
     wish, force = host.store.manifest(to), host.store.manifest(current)
     record = {
         "tx": os.urandom(8).hex(),
@@ -116,7 +117,7 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
         "add": add,
         "remove": remove,
         "active": _active(host, wish, force),
-        "edited": host.store.damage(current) if current else [],
+        "edited": damage,
         "boot": host.machine.boot(),
         "patience": request.patience._asdict(),
         "gated": request.gated,

@@ -44,6 +44,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
     "Run": {
         "provision": Entry("Make bare hosts ready for apply: packages, user, folders."),
         "diff": Entry("Show what an apply would change."),
+        "adopt": Entry("Take edits that were made on a host into the inventory."),
         "apply": Entry("Make the hosts what the inventory says."),
         "rollback": Entry("Go back to an earlier release."),
         "history": Entry("List what was applied, by whom, to which hosts."),

@@ -121,8 +121,7 @@ def _host(
 
 def pending(comparison: Comparison) -> tuple[str, ...]:
     """What an apply would do beside taking back edits."""
-    states = ("differs", "missing", "removed")
-    files = sum(one.state in states and not one.edited for one in comparison.files)
+    files = sum(one.state in ("pending", "removed", "in_the_way") for one in comparison.files)
     words = [f"{files} file{'s' if files != 1 else ''}"] if files else []
     for verb in ("restart", "reload", "stop"):
         names = getattr(comparison, verb)

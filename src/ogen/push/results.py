@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..agent import drift
 from ..errors import HostError
 from ..inventory.model import Host
 from ..release.model import File, Release
@@ -94,22 +96,40 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """A file as ogen had put it on the host; `content` where the host still knows it and it was asked for."""
+
+    sha256: str
+    mode: int
+    owner: str
+    group: str
+    content: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """A file of the release, or of the one in force, as the host has it.
 
-    state: same · missing (new) · differs (not yet applied) · edited (on the host) · removed (no longer
-    wanted) · gone (no longer wanted, and not there).
+    `state` is one of the words of agent/drift.py, which docs/drift.md explains. All else is unknown for
+    what is "same", and for a file that is not there (`kind` is None).
     """
 
     path: str
     state: str
     secret: bool = False
-    edited: bool = False
     content: bytes | None = None  # None: the same as wanted, secret, or too long
     mode: int | None = None
     owner: str | None = None
     group: str | None = None
     sha256: str | None = None
+    kind: str | None = None  # file | link | other
+    target: str | None = None  # of a link
+    replaced: bool = False  # it stands in the place of ogen's link
+    base: Base | None = None  # of what somebody edited
+
+    @property
+    def edited(self) -> bool:
+        return self.state in drift.EDITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +167,7 @@ class Comparison:
     pools: Mapping[str, Mapping[str, tuple[str, ...]]] = field(
         default_factory=dict
     )  # what balancers list now
+    why: Mapping[str, str] = field(default_factory=dict)  # unit or link → how it left the release in force
 
     def on_host(self, wish: Release) -> Release:
         """What the host has, as a release that can be diffed against `wish`."""
@@ -154,7 +175,7 @@ class Comparison:
         files = [
             _as_file(seen, wanted.get(seen.path))
             for seen in self.files
-            if seen.state not in ("missing", "gone")
+            if (seen.state == drift.SAME or seen.kind is not None) and seen.state != drift.FOREIGN
         ]
         return Release(self.host, tuple(sorted(files, key=lambda f: f.path)))
 
@@ -165,7 +186,7 @@ class Comparison:
 
 
 def _as_file(seen: Seen, wish: File | None) -> File:
-    if seen.state == "same" and wish:
+    if seen.state == drift.SAME and wish:
         return wish
     content = seen.content
     if content is None:
@@ -177,22 +198,18 @@ def _as_file(seen: Seen, wish: File | None) -> File:
 
 def comparison(host: str, report: Mapping[str, Any], texts: bytes) -> Comparison:
     """From the agent's report and the texts that came with it."""
-    files, at = [], 0
-    for one in report["files"]:
-        size = one.get("text")
-        content = texts[at : at + size] if size is not None else None
-        at += size or 0
-        files.append(_seen(one, content))
+    source = io.BytesIO(texts)
     return Comparison(
         host=host,
         current=report["current"],
         release=report["release"],
         unchanged=report["unchanged"],
-        files=tuple(files),
+        files=tuple(_seen(one, source) for one in report["files"]),
         missing=frozenset(report["missing"]),
         locked=report["locked"],
         serving={i: Serving(one["port"], frozenset(one["models"])) for i, one in report["serving"].items()},
         pools={b: {p: tuple(m) for p, m in pools.items()} for b, pools in report["pools"].items()},
+        why=dict(report["why"]),
         **{
             k: tuple(report[k])
             for k in ("restart", "reload", "stop", "models", "links", "instances", "skipped")
@@ -200,17 +217,14 @@ def comparison(host: str, report: Mapping[str, Any], texts: bytes) -> Comparison
     )
 
 
-def _seen(one: Mapping[str, Any], content: bytes | None) -> Seen:
+def _seen(one: Mapping[str, Any], texts: io.BytesIO) -> Seen:
+    """A file of the report; its texts are the next ones of `texts`."""
+    found, was = (texts.read(one[key]) if key in one else None for key in ("text", "base_text"))
+    plain = ("path", "state", "mode", "owner", "group", "sha256", "kind", "target", "secret", "replaced")
     return Seen(
-        path=one["path"],
-        state=one["state"],
-        secret=one["secret"],
-        edited=one["state"] == "edited" or bool(one.get("edited")),
-        content=content,
-        mode=one.get("mode"),
-        owner=one.get("owner"),
-        group=one.get("group"),
-        sha256=one.get("sha256"),
+        content=found,
+        base=Base(**one["base"], content=was) if "base" in one else None,
+        **{key: one[key] for key in plain if key in one},
     )
 
 
