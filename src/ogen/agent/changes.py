@@ -194,7 +194,7 @@ def remove(session: Session, message: Message, data: bytes) -> None:
     """Removes ogen's own folder and its unit for recovery, when nothing of ogen's is in force any more."""
     host = session.host
     held = Locks(host)
-    held.take({"who": str(message.get("who", "")), "what": "remove"})
+    held.take({"who": str(message.get("who", "")), "what": "remove"}, patience=10.0)
     try:
         manifest = host.store.manifest(host.store.current)
         if manifest["units"] or manifest["files"]:
