@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import traceback
 from typing import Any, Dict, List, Optional
 
 from . import alarm, prove, store, systemd
@@ -49,6 +48,8 @@ class Transaction:
         except OSError as error:
             return self.back(AgentError("the host's disk failed: %s" % error))
         except Exception as error:  # a mistake of ours must not leave the host in between
+            import traceback
+
             traceback.print_exc()
             return self.back(AgentError("the agent failed: %r" % error))
         return self.finish()
