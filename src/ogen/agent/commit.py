@@ -14,7 +14,6 @@ from .systemd import Systemd
 from .transaction import Host, Result, Tell, audit, flip, quiet
 
 _STUCK = "read the unit's journal on the host, mend what it names, then apply again"
-_UNFINISHED = "make /etc/ogen writable and free some space, then apply again: that ends it"
 NGINX = "nginx.service"  # the machine's own
 
 
@@ -161,7 +160,7 @@ class Transaction:
             self.record("END", how="applied")
         except (AgentError, OSError) as error:
             why = "the release is in force and proven, but its end could not be written: %s" % error
-            return self.alarm(AgentError(why, _UNFINISHED))
+            return self.alarm(AgentError(why, alarm.UNFINISHED))
         return result
 
     # --------------------------------------------------------------------------------- back
@@ -175,6 +174,9 @@ class Transaction:
         except Exception as worse:  # whatever it is: the host is not what it was
             return self.stuck(error, worse)
         result = self.result("rolled_back", error.message, error)
+        if not self.quick:  # proven: whatever was the matter before is over
+            with contextlib.suppress(OSError):
+                alarm.end(self.host.disk)
         self.end(result, "END", how="rolled back", why=error.message)
         return result
 

@@ -214,12 +214,12 @@ class Disk:
         while view:
             view = view[os.write(handle, view) :]
 
-    def replace(self, path: str, data: bytes, mode: int = 0o600) -> None:
+    def replace(self, path: str, data: bytes, mode: int = 0o600, sync: bool = True) -> None:
         """The file is the old one or the new one at any time."""
         new = path + NEW
         self.remove(new, sync=False)
         self.create(new, data, mode)
-        self.rename(new, path)
+        self.rename(new, path, sync)
 
     def symlink(self, target: str, path: str, sync: bool = True) -> None:
         """Makes or replaces a symlink; readers see the old one or the new one."""

@@ -70,6 +70,7 @@ class HostRow:
     pending: tuple[str, ...] = ()  # what an apply would do, in words
     edited: tuple[str, ...] = ()  # paths
     locked: str | None = None
+    stuck: str = ""
     cards: tuple[CardRow, ...] = ()
     instances: tuple[InstanceRow, ...] = ()
     balancers: tuple[BalancerRow, ...] = ()
@@ -89,6 +90,7 @@ def _host(plan: HostPlan, seen: HostSeen | HostError) -> HostRow:
         pending=pending(seen.comparison),
         edited=seen.comparison.edited,
         locked=seen.locked,
+        stuck=seen.stuck,
         cards=tuple(_card(plan, gpu, seen) for gpu in plan.host.gpus),
         instances=tuple(_instance(one, seen) for one in seen.instances),
         balancers=tuple(_balancer(one, plan, seen) for one in seen.balancers),
