@@ -39,6 +39,7 @@ class Systemd(Machine):
         self.folder = folder
         self.boot_id = boot
         self.running: dict[str, str] = {}
+        self.dying: set[str] = set()
         self.alarms: list[str] = []
         self.clock = 0.0
         self.commit: Callable[[str], int] = lambda tx: 1
@@ -73,7 +74,7 @@ class Systemd(Machine):
         for name in names:
             if verb == "stop":
                 self.running.pop(name, None)
-            elif verb in ("start", "restart") and not self._start(name):
+            elif verb in ("start", "restart") and not self._start(name) and "--no-block" not in rest:
                 return Done(1, f"{name} does not start")
         return Done(0, "")
 
@@ -92,7 +93,7 @@ class Systemd(Machine):
         """From the text that its link leads to."""
         text = follow(self.folder, f"{store.UNITS}/{name}")
         found = re.search(f"{HASH}=(\\w+)", text or "")
-        if found is None or "/bin/false" in str(text):
+        if found is None or "/bin/false" in str(text) or name in self.dying:
             self.running.pop(name, None)
             return False
         self.running[name] = found.group(1)
@@ -153,7 +154,10 @@ def ask(one: transaction.Host, controller: Controller, op: str, **message: Any) 
 
 def apply(one: transaction.Host, release: Release, controller: Controller | None = None) -> dict[str, Any]:
     """As the controller does it: compare, then only what is missing there."""
-    seen = ask(one, Controller(), "compare", manifest=release.manifest(), text=False)["report"]
+    compared = ask(one, Controller(), "compare", manifest=release.manifest(), text=False)
+    if "report" not in compared:
+        return compared
+    seen = compared["report"]
     contents = {f.sha256: f.content for f in release.files if f.sha256 in seen["missing"]}
     return ask(
         one,

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretend import Controller, Host, Systemd, apply, ask, host
+from pretend import Controller, Host, Systemd, apply, ask, follow, host
 
 from ogen.agent import alarm, journal, owner, store, transaction
 from ogen.release.model import File, ModelBuild, ModelView, Release, Unit
 
-EDIT = "by hand\n"
+EDIT = "# by hand\n"
 
 
 def release(text: str, *units: str, program: str = "/bin/true") -> Release:
@@ -50,8 +50,8 @@ NEXT = release("next", A, D)
 
 def _nothing(one: Host) -> None:
     """A host that ogen never saw."""
-    (Path(one.disk.root) / "etc/systemd/system").mkdir(parents=True)
-    (Path(one.disk.root) / "etc/nginx/conf.d").mkdir(parents=True)
+    for folder in ("etc/systemd/system", "etc/nginx/conf.d", "run"):
+        (Path(one.disk.root) / folder).mkdir(parents=True)
 
 
 def _applied(*releases: Release) -> Callable[[Host], None]:
@@ -63,11 +63,25 @@ def _applied(*releases: Release) -> Callable[[Host], None]:
     return prepare
 
 
+def _failed(one: Host) -> None:
+    """A host on which the first apply did not succeed."""
+    _nothing(one)
+    assert apply(one, BAD)["status"] == "rolled_back"
+
+
+def _dying(one: Host) -> None:
+    """A host on which a unit would not start again."""
+    _applied(EARLIER, OLD)(one)
+    assert isinstance(one.machine, Systemd)
+    one.machine.dying.add(B)
+
+
 def _edited(one: Host) -> None:
     _applied(OLD)(one)
     place = Path(one.disk.root) / f"etc/systemd/system/{B}"
+    text = follow(Path(one.disk.root), f"{store.UNITS}/{B}")
     place.unlink()
-    place.write_text(EDIT)
+    place.write_text(f"{text}{EDIT}")
 
 
 def _unneeded(one: Host) -> None:
@@ -96,6 +110,12 @@ class Scenario:
     commits: bool = True
     status: str = "applied"  # how it ends when nobody kills it
 
+    @staticmethod
+    def epoch(one: Host) -> int:
+        """The host's last epoch, whatever its journal has become."""
+        lines = one.disk.read_or(journal.PATH).splitlines(keepends=True)
+        return max((journal.epoch(journal.parse(line)) for line in lines), default=0)
+
     def controller(self, hear: Callable[[dict[str, object]], None] = lambda message: None) -> Controller:
         return Controller(self.commits, hear)
 
@@ -110,8 +130,9 @@ SCENARIOS = (
     Scenario("apply over an edit", _edited, _apply(NEW), OLD, NEW),
     Scenario("rollback", _applied(NEW, OLD), lambda one, c: ask(one, c, "rollback"), OLD, NEW),
     Scenario("revert", _applied(EARLIER, OLD), _apply(BAD), OLD, OLD, status="rolled_back"),
-    Scenario("first apply, revert", _nothing, _apply(BAD), None, None, status="rolled_back"),
+    Scenario("first apply, revert", _failed, _apply(BAD), None, None, status="rolled_back"),
     Scenario("abort", _applied(EARLIER, OLD), _apply(NEW), OLD, OLD, commits=False, status="aborted"),
+    Scenario("stuck", _dying, _apply(BAD), OLD, OLD, status="stuck"),
     Scenario("gc", _unneeded, lambda one, c: ask(one, c, "gc"), OLD, OLD, status="ok"),
     Scenario(
         "unreadable journal",
@@ -150,7 +171,7 @@ def _links(root: Path) -> dict[str, str]:
         "/" + str(path.relative_to(root)): str(path.readlink())
         for folder in ("etc/systemd", "etc/nginx")
         for path in (root / folder).rglob("*")
-        if path.is_symlink() and path.name != "ogen-recover.service"
+        if path.is_symlink() and not path.name.startswith("ogen-recover.service")
     }
 
 
@@ -165,8 +186,8 @@ def left_over(one: Host, collected: bool) -> list[str]:
     return [f"left over: {path}" for path in found]
 
 
-def books(one: Host, before: int) -> list[str]:
-    """The journal is at its end, and the audit says once what the journal says; `before`: entries so far."""
+def books(one: Host, before: int, epoch: int = 0) -> list[str]:
+    """The journal is at its end, the audit says once what it says; `before`, `epoch`: as they were."""
     records = one.journal.records()
     if not journal.idle(records):
         return [f"the journal ends with {records[-1]['rec']}"]
@@ -174,9 +195,12 @@ def books(one: Host, before: int) -> list[str]:
     end = records[-1] if records else {}
     entries = [e for e in transaction.history(one) if e["tx"] == (records[0].get("tx") if records else "")]
     statuses = [entry["status"] for entry in entries]
-    wanted = {"applied": "applied", "rolled back": "rolled_back"}.get(end.get("how", ""))
-    if statuses != ([wanted] if wanted else []):
-        found.append(f"the journal says {end.get('how')}, the audit {statuses}")
+    how = end.get("how", end.get("rec"))
+    wanted = {"applied": "applied", "rolled back": "rolled_back", "STUCK": "stuck"}.get(how)
+    if statuses[-1:] != [wanted][: wanted is not None] or len(statuses) != len(set(statuses)):
+        found.append(f"the journal says {how}, the audit {statuses}")
+    if journal.epoch(records) < epoch:
+        found.append(f"the epoch went back from {epoch} to {journal.epoch(records)}")
     if len(transaction.history(one)) < before:
         found.append("the audit has lost lines")
     return found
@@ -185,13 +209,15 @@ def books(one: Host, before: int) -> list[str]:
 def edit_is_kept(one: Host) -> list[str]:
     places = (f"etc/systemd/system/{B}", f"etc/ogen/edited/etc/systemd/system/{B}")
     texts = [path.read_text() for path in (Path(one.disk.root) / p for p in places) if path.is_file()]
-    return [] if EDIT in texts else ["the edit is lost"]
+    return [] if any(text.endswith(EDIT) for text in texts) else ["the edit is lost"]
 
 
 def runs(one: Host, machine: Systemd) -> list[str]:
     """Exactly the units of the release in force, each from its text."""
-    wish = {u["name"]: u["hash"] for u in one.store.manifest(one.store.current)["units"]}
-    return [] if machine.running == wish else [f"running: {machine.running}, wanted: {wish}"]
+    units = one.store.manifest(one.store.current)["units"]
+    wish = {u["name"]: u["hash"] for u in units if u["name"] not in machine.dying}
+    found = {name: digest for name, digest in machine.running.items() if name not in machine.dying}
+    return [] if found == wish else [f"running: {found}, wanted: {wish}"]
 
 
 def previous(one: Host) -> list[str]:

@@ -50,6 +50,7 @@ def wholly(one: Host, wanted: Release) -> bool:
         ("BEGIN PREPARED FLIP RESTARTED AGAIN", "new", True, "back"),
         ("BEGIN PREPARED FLIP RESTARTED", "new", False, "back"),
         ("BEGIN PREPARED FLIP PROVEN", "new", True, "finish"),
+        ("BEGIN PREPARED FLIP PROVEN", "old", True, "back"),
         ("BEGIN PREPARED FLIP PROVEN", "new", False, "finish"),
         ("BEGIN PREPARED FLIP REVERTING", "new", True, "back"),
         ("BEGIN PREPARED FLIP REVERTING", "old", False, "back"),

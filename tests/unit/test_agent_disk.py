@@ -117,11 +117,38 @@ def test_files_of_a_set_are_synced_when_all_are_made(tmp_path: Path) -> None:
     disk = Disk(str(tmp_path), lambda change: steps.append(f"{change.operation} {change.path[-1]}"))
     disk.folder("/etc/ogen")
     steps.clear()
-    for name in "ab":
-        disk.create(f"/etc/ogen/{name}", b"text", 0o600, sync=False)
-    for name in "ab":
-        disk.sync_file(f"/etc/ogen/{name}")
+    with disk.together():
+        for name in "ab":
+            disk.create(f"/etc/ogen/{name}", b"text", 0o600, sync=False)
     assert steps == ["create a", "write a", "create b", "write b", "fsync a", "fsync b"]
-    (tmp_path / "etc/ogen/link").symlink_to("a")
-    with pytest.raises(OSError, match="symbolic"):
-        disk.sync_file("/etc/ogen/link")
+
+
+def test_a_large_set_holds_few_files_open(tmp_path: Path) -> None:
+    disk = Disk(str(tmp_path))
+    disk.folder("/etc/ogen")
+    before, most = open_files(), 0
+    with disk.together():
+        for number in range(200):
+            disk.create(f"/etc/ogen/{number}", b"", sync=False)
+            most = max(most, open_files())
+    assert before < most <= before + 64
+    assert open_files() == before
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def twice(disk: Disk) -> None:
+    with disk.together():
+        for _ in range(2):
+            disk.create("/etc/ogen/a", b"", sync=False)
+
+
+def test_a_set_that_fails_leaves_no_file_open(tmp_path: Path) -> None:
+    disk = Disk(str(tmp_path))
+    disk.folder("/etc/ogen")
+    before = open_files()
+    with pytest.raises(FileExistsError):
+        twice(disk)
+    assert open_files() == before

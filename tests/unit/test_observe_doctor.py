@@ -208,6 +208,7 @@ DISK = ("store", "disk")
 TABLE: list[tuple[str, str, Change, str, str]] = [
     # kind, about, what is changed, a word of what or evidence, a word of the fix
     ("no-release", "", put("current", value=None), "nothing was applied", "ogen apply"),
+    ("stuck", "", put("stuck", value="B does not start"), "B does not start", "/etc/ogen/stuck"),
     ("unfinished", "", put("idle", value=False), "did not come to its end", "recovers"),
     ("store-missing", "", put(*DISK, "there", value=False), "/var/lib/ollama/models", "models_dir"),
     ("disk-low", "", put(*DISK, "free", value=1 << 30), "1.0 GiB of 1024.0 GiB", "models_dir"),

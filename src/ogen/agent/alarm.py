@@ -1,7 +1,7 @@
 """The alarm of a host that could not be brought to a proven state, until it is.
 
 It is a file that every hello, status, doctor and apply shows, and a line in the system's journal at
-priority err. The next apply that succeeds ends it; so does a person who removes the file.
+priority err. The next apply that is proven ends it; so does a person who removes the file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from .disk import Disk
 from .transaction import Host
 
 PATH = "/etc/ogen/stuck"
+UNFINISHED = "make /etc/ogen writable and free some space, then apply again: that ends it"
 _MEND = "ogen: mend what this says, then apply again; or, when all is well, remove this file (%s)" % PATH
 
 

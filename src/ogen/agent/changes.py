@@ -133,8 +133,9 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
         owner.arm(host)
         links.add_links(host.disk, first["add"], after_flip=False)
         host.journal.add("PREPARED")
+        asked = host.machine.now()
         session.wire.send({"reply": "prepared", "tx": first["tx"], "epoch": first["epoch"], "to": name})
-        _await_commit(session, first)
+        _await_commit(session, first, asked)
     except Exception as error:  # whatever it is: nothing was flipped
         raise _aborted(host, first, error) from None
     result = owner.commit(
@@ -158,9 +159,8 @@ def _aborted(host: Host, first: Dict[str, Any], error: Exception) -> AgentError:
     return AgentError("aborted before the commit, nothing has changed: %s" % error, hint, log)
 
 
-def _await_commit(session: Session, first: Dict[str, Any]) -> None:
+def _await_commit(session: Session, first: Dict[str, Any], asked: float) -> None:
     """A frame that lay there while this process was stopped comes too late: its sender has given up."""
-    asked = session.host.machine.now()
     frame = session.wire.receive(SILENCE)
     if session.host.machine.now() - asked > SILENCE + 1.0:
         raise Silence("the commit came after more than %d s" % SILENCE)

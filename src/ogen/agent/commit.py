@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import traceback
 from typing import Any, Dict, List, Optional
 
 from . import alarm, gate, prove, store, systemd
@@ -16,7 +15,6 @@ from .systemd import Systemd
 from .transaction import Host, Result, Tell, audit, flip, quiet
 
 _STUCK = "read the unit's journal on the host, mend what it names, then apply again"
-_UNFINISHED = "make /etc/ogen writable and free some space, then apply again: that ends it"
 NGINX = "nginx.service"  # the machine's own
 
 
@@ -63,6 +61,8 @@ class Transaction:
         except OSError as error:
             return self.back(AgentError("the host's disk failed: %s" % error))
         except Exception as error:  # a mistake of ours must not leave the host in between
+            import traceback
+
             traceback.print_exc()
             return self.back(AgentError("the agent failed: %r" % error))
         return self.finish()
@@ -206,7 +206,7 @@ class Transaction:
             self.record("END", how="applied")
         except (AgentError, OSError) as error:
             why = "the release is in force and proven, but its end could not be written: %s" % error
-            return self.alarm(AgentError(why, _UNFINISHED))
+            return self.alarm(AgentError(why, alarm.UNFINISHED))
         return result
 
     # --------------------------------------------------------------------------------- back
@@ -220,6 +220,9 @@ class Transaction:
         except Exception as worse:  # whatever it is: the host is not what it was
             return self.stuck(error, worse)
         result = self.result("rolled_back", error.message, error)
+        if not self.quick:  # proven: whatever was the matter before is over
+            with contextlib.suppress(OSError):
+                alarm.end(self.host.disk)
         self.end(result, "END", how="rolled back", why=error.message)
         return result
 

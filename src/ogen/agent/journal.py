@@ -78,8 +78,10 @@ class Journal:
         """Puts an unreadable journal aside and starts a new one that says so; epochs go on rising."""
         data = self._data()
         known = [record for record in map(_record, data.split(b"\n")) if record]
-        self.disk.replace(PATH + ".broken", data)
-        self.disk.replace(PATH, line({"rec": "STUCK", "tx": "", "epoch": epoch(known), "why": why}))
+        record = line({"rec": "STUCK", "tx": "", "epoch": epoch(known), "why": why})
+        # lost in a power cut, the journal is as unreadable as it was, and this is done again
+        self.disk.replace(PATH + ".broken", data, sync=False)
+        self.disk.replace(PATH, record, sync=False)
 
     def _data(self) -> bytes:
         return self.disk.read(PATH) if self.disk.lstat(PATH) else b""

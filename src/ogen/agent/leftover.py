@@ -38,9 +38,12 @@ def _half_made(host: Host, folder: str, deep: bool = False) -> Iterator[str]:
 
 
 def discard(host: Host, name: str) -> None:
-    """Removes a release; out of sight first, so that half of one is never taken for a release."""
+    """Removes a release; out of sight first, so that half of one is never taken for a release.
+
+    Not synced: what comes back after a power cut is collected by the recovery at boot.
+    """
     host.disk.remove_tree(GONE)
-    host.disk.rename("%s/%s" % (store.RELEASES, name), GONE)
+    host.disk.rename("%s/%s" % (store.RELEASES, name), GONE, sync=False)
     host.disk.remove_tree(GONE)
 
 

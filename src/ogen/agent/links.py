@@ -74,7 +74,9 @@ def add_links(disk: Disk, links: Links, after_flip: bool) -> None:
     for path, target in sorted(links.items()):
         if (path.startswith(LATE) or _is_file(disk, path)) == after_flip:
             if disk.link(path) != target:
-                disk.folder(above(path))
+                inner = above(path).startswith(UNITS + "/")
+                disk.folder(above(path), sync=not inner)
+                touched.update([UNITS] if inner else [])
                 disk.symlink(target, path, sync=False)
             touched.add(above(path))
     _sync(disk, touched)

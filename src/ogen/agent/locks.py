@@ -32,7 +32,7 @@ class Lock:
         while not _try(handle):
             if time.monotonic() >= end:
                 os.close(handle)
-                raise Locked("another rollout holds this host: %s" % self.note())
+                raise Locked("another rollout holds this host: %s" % self.note(), self._hint())
             time.sleep(0.05)
         self.disk.note(handle, json.dumps({**note, "pid": os.getpid()}).encode())
         self.handle = handle
@@ -42,12 +42,27 @@ class Lock:
             os.close(self.handle)
             self.handle = None
 
-    def note(self) -> str:
-        """What the holder wrote, for people."""
+    def _note(self) -> Dict[str, Any]:
         try:
             note = json.loads(self.disk.read_or(self.path).decode() or "{}")
         except ValueError:
-            note = {}
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    def _hint(self) -> Optional[str]:
+        """A stopped process keeps its locks, and hears neither the end of its input nor a clock."""
+        pid = str(self._note().get("pid") or 0)
+        try:
+            with open("/proc/%d/stat" % int(pid), encoding="utf-8", errors="replace") as file:
+                stopped = file.read().rpartition(")")[2].split()[0] in ("T", "t")
+        except (OSError, ValueError, IndexError):
+            return None
+        text = "process %s is stopped: there, `kill -CONT %s` lets it end, `kill -KILL %s` frees the host"
+        return text % (pid, pid, pid) if stopped else None
+
+    def note(self) -> str:
+        """What the holder wrote, for people."""
+        note = self._note()
         shown = [str(note[k]) for k in ("who", "what", "pid") if note.get(k)]
         return ", ".join(shown) or "it left no note"
 

@@ -7,6 +7,7 @@ the next contact any session bring to an end what was left.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,8 +15,9 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from . import journal, leftover, locks, recovery, systemd, transaction
+from . import alarm, journal, leftover, locks, recovery, systemd, transaction
 from .commit import Transaction
+from .disk import above
 from .errors import AgentError, Broken
 from .transaction import Host, Locks, Result, Tell
 
@@ -55,7 +57,7 @@ def agent_path(host: Host) -> str:
 def keep_agent(host: Host, bundle: bytes) -> None:
     """Stores the running agent, so that the next contact need not send it."""
     if bundle and host.agent and host.disk.read_or(agent_path(host)) != bundle:
-        host.disk.folder(AGENTS, 0o755)
+        host.disk.folder(AGENTS, sync=False)  # the journal's BEGIN syncs the folder above
         host.disk.replace(agent_path(host), bundle, 0o644)
 
 
@@ -63,12 +65,15 @@ def arm(host: Host) -> None:
     """The unit that recovers at boot; written when it is not there yet, or names another agent."""
     if not host.live:
         return
-    text = (_RECOVER_TEXT % agent_path(host)).encode()
-    if host.disk.read_or(RECOVER) != text:
-        host.disk.replace(RECOVER, text, 0o644)
-    if host.disk.link(WANTED) != "../ogen-recover.service":
-        host.disk.folder(WANTED.rsplit("/", 1)[0])
+    text, wants = (_RECOVER_TEXT % agent_path(host)).encode(), above(WANTED)
+    written, linked = host.disk.read_or(RECOVER) == text, host.disk.link(WANTED) == "../ogen-recover.service"
+    if not written:
+        host.disk.replace(RECOVER, text, 0o644, sync=False)
+    if not linked:
+        host.disk.folder(wants, sync=False)
         host.disk.symlink("../ogen-recover.service", WANTED)
+    if not (written and linked):
+        host.disk.sync_folder(above(RECOVER))
 
 
 def disarm(host: Host) -> None:
@@ -139,7 +144,11 @@ def _ended(host: Host, tx: str, tell: Tell) -> Result:
     lock = locks.Lock(host.disk, locks.JOURNAL)
     lock.take({"what": "recover"}, patience=10.0)
     try:
-        result = recovery.recover(host, tell)
+        result: Optional[Result] = recovery.recover(host, tell)
+    except OSError as error:
+        message = "the apply did not come to its end, nor did its recovery: %s" % error
+        alarm.sound(host, message, alarm.UNFINISHED)
+        return {"tx": tx, "status": "stuck", "message": message, "hint": alarm.UNFINISHED, "log": []}
     finally:
         lock.drop()
     if result is not None and result.get("tx") == tx:
@@ -163,8 +172,9 @@ def _progress(host: Host, tx: str) -> List[Dict[str, Any]]:
 
 
 def _forget_progress(host: Host) -> None:
-    host.disk.folder(os.path.dirname(PROGRESS))
-    host.disk.remove(PROGRESS, sync=False)
+    with contextlib.suppress(OSError):  # who reads it looks for its own transaction
+        host.disk.folder(os.path.dirname(PROGRESS), sync=False)
+        host.disk.remove(PROGRESS, sync=False)
 
 
 # ------------------------------------------------------------------------------- the service's side
@@ -235,7 +245,7 @@ def _sayer(host: Host, tx: str) -> Ask:
 def _write(host: Host, line: Dict[str, Any]) -> None:
     """Progress is for watchers: losing it changes nothing."""
     try:
-        host.disk.folder(os.path.dirname(PROGRESS))
+        host.disk.folder(os.path.dirname(PROGRESS), sync=False)  # /run does not outlive a power cut
         host.disk.append(PROGRESS, json.dumps(line).encode() + b"\n", sync=False)
     except OSError:
         pass

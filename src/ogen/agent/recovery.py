@@ -40,6 +40,8 @@ def recover(
     except AgentError as error:  # the journal, or a release that it names, can't be read
         return _unreadable(host, error)
     if how == "finish":
+        for after_flip in (False, True):  # a way back that failed may have begun with them
+            links.add_links(host.disk, records[0]["add"], after_flip)
         return transaction.finish()
     if how == "forward":
         transaction.record("AGAIN")
@@ -50,11 +52,11 @@ def recover(
 def outcome(records: List[Record], current: Optional[str], boot: str) -> str:
     """What recovery does: abort, forward, back or finish; pure, see the table in the module's head."""
     first, seen = records[0], [r["rec"] for r in records]
-    if "REVERTING" in seen:
+    flipped = "FLIP" in seen and (current == first["to"])
+    if "REVERTING" in seen or ("PROVEN" in seen and not flipped):  # the way back could not be recorded
         return "back"
     if "PROVEN" in seen:
         return "finish"
-    flipped = "FLIP" in seen and (current == first["to"])
     if not flipped:
         return "abort"
     same_boot = first["boot"] == boot

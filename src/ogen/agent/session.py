@@ -7,6 +7,7 @@ host starts without the code that changes it.
 from __future__ import annotations
 
 import importlib
+import traceback
 from typing import Any, Callable
 
 from . import frames
@@ -74,6 +75,9 @@ class Session:
                 "%s: %s" % (error.filename or "the host's disk", error.strerror or error)
             ).plain()
             self.wire.send({"reply": "error", **plain})
+        except Exception as error:  # a mistake of ours is no answer to a controller
+            traceback.print_exc()
+            self.wire.send({"reply": "error", **AgentError("the agent failed: %r" % error).plain()})
 
 
 Operation = Callable[[Session, Message, bytes], None]

@@ -38,8 +38,7 @@ class Stage:
         self.fetch = fetch
         self.release = store.identify(manifest)
         self.folder = store.RELEASES + "/.new"
-        self.files: List[str] = []  # both are to be synced
-        self.folders: Set[str] = set()
+        self.folders: Set[str] = set()  # to be synced
 
     def run(self, tell: Tell) -> Tuple[str, List[str]]:
         """The name of the complete release, and what could not be checked here."""
@@ -54,8 +53,9 @@ class Stage:
 
     def make(self, tell: Tell) -> List[str]:
         tell("stage", "%d files" % len(self.manifest["files"]), None)
-        self.write()
-        skipped = self.models(tell)
+        with self.disk.together():
+            self.write()
+            skipped = self.models(tell)
         tell("validate", "checking the staged files", None)
         return skipped + validate.validate(self.disk, self.machine, self.manifest, self.folder + "/tree")
 
@@ -92,7 +92,6 @@ class Stage:
         self, path: str, data: bytes, mode: int = 0o644, owner: str = "root", group: str = "root"
     ) -> None:
         self.disk.create(path, data, mode, owner, group, sync=False)
-        self.files.append(path)
 
     def _content(self, entry: store.Entry) -> bytes:
         data = self.contents.get(entry["sha256"])
@@ -112,8 +111,6 @@ class Stage:
 
     def _sync(self) -> None:
         """Bottom-up, and once: nothing of it counts before it has its name."""
-        for path in self.files:
-            self.disk.sync_file(path)
         for folder in sorted(self.folders, key=len, reverse=True):
             self.disk.sync_folder(folder)
 

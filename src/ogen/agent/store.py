@@ -95,7 +95,10 @@ class Store:
 
     def damage(self, name: str) -> List[str]:
         """Paths of a release whose file is not what its manifest says."""
-        manifest = self.manifest(name)
+        try:
+            manifest = self.manifest(name)
+        except AgentError:
+            return ["%s/%s/manifest.json" % (RELEASES, name)]
         bad = [e["path"] for e in manifest["files"] if state(self.disk, name, e) != "same"]
         views = self.views(name)
         for view in manifest.get("views", ()):
@@ -131,7 +134,11 @@ class Store:
     def contents(self) -> Iterator[Entry]:
         """Every file of every release, with its place on the host as `at`."""
         for name in self.names():
-            for entry in self.manifest(name)["files"]:
+            try:
+                files = self.manifest(name)["files"]
+            except AgentError:  # damaged: nothing of it can be counted on
+                continue
+            for entry in files:
                 yield {**entry, "at": "%s/%s" % (tree(name), entry["stored"])}
 
 

@@ -147,8 +147,10 @@ def abort(host: Host, first: Dict[str, Any], why: str) -> None:
 
 
 def flip(host: Host, name: Optional[str]) -> None:
-    """The one rename that puts a release in force."""
-    if name is None:
+    """The one rename that puts a release in force; where that was done, it is only made sure of."""
+    if host.store.current == name:
+        host.disk.sync_folder(store.HOME)
+    elif name is None:
         host.disk.remove(store.CURRENT)
     else:
         host.disk.symlink("releases/%s/tree" % name, store.CURRENT)

@@ -7,7 +7,6 @@ staged file does not take the release, whatever its exit status: systemd-analyze
 
 from __future__ import annotations
 
-import shlex
 from typing import List
 
 from . import librarian, store
@@ -117,6 +116,8 @@ def _program(unit: str, config: str) -> List[str]:
     """The unit's own command line, so that what is tested is what will run; on the release's text,
     of which the unit reads a copy."""
     commands = [value for key, value in librarian.service_lines(unit) if key == "ExecStart"]
+    import shlex
+
     words = shlex.split(commands[-1]) if commands else ["nginx"]
     if "-c" in words:
         at = words.index("-c")

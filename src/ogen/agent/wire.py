@@ -9,6 +9,9 @@ from typing import List, Optional, Tuple
 from . import frames
 from .frames import Message
 
+PATIENCE = 60.0  # seconds that a frame may wait for its reader
+ROOM = 4096  # bytes that a pipe takes at once when it takes any
+
 
 class Silence(Exception):
     """The controller said nothing for too long, or is gone."""
@@ -38,13 +41,15 @@ class Wire:
         return frames.read(lambda count: self.take(count, patience))
 
     def send(self, message: Message, data: bytes = b"") -> None:
-        """A controller that is gone is no reason to stop."""
+        """A controller that is gone, or does not read for a minute, is no reason to stop."""
         if self.dead:
             return
         view = memoryview(frames.pack(message, data))
         try:
             while view:
-                view = view[os.write(self.sink, view) :]
+                if not select.select([], [self.sink], [], PATIENCE)[1]:
+                    raise OSError("nobody reads")
+                view = view[os.write(self.sink, view[:ROOM]) :]
         except OSError:
             self.dead = True
 

@@ -180,6 +180,7 @@ class HostSeen:
     current: str | None
     locked: str | None
     idle: bool
+    stuck: str  # the alarm of a host that could not be proven; empty if there is none
     comparison: Comparison
     units: Mapping[str, UnitSeen] = field(default_factory=dict)
     cards: tuple[CardSeen, ...] = ()
@@ -208,6 +209,7 @@ def host_seen(
         current=_text(said.get("current")) or None,
         locked=_text(said.get("locked")) or None,
         idle=bool(said.get("idle", True)),
+        stuck=_text(said.get("stuck")),
         comparison=comparison,
         units={_text(name): _unit(_map(one)) for name, one in _map(said.get("units")).items()},
         cards=tuple(_card(_map(row)) for row in _list(cards.get("rows"))),

@@ -21,7 +21,15 @@ def release(case: Case) -> Iterator[Finding]:
         yield case.finding(
             "no-release", "", "nothing was applied here yet", ["/etc/ogen/current is not there"], "ogen apply"
         )
-    if not seen.idle and not seen.locked:
+    if seen.stuck:
+        yield case.finding(
+            "stuck",
+            "",
+            "the last apply could be neither proven nor taken back",
+            [seen.stuck],
+            "mend what it names, then ogen apply; or remove /etc/ogen/stuck when the host is well",
+        )
+    elif not seen.idle and not seen.locked:
         yield case.finding(
             "unfinished",
             "",

@@ -77,6 +77,7 @@ class HostRow:
     pending: tuple[str, ...] = ()  # what an apply would do, in words
     edited: tuple[str, ...] = ()  # paths
     locked: str | None = None
+    stuck: str = ""
     cards: tuple[CardRow, ...] = ()
     instances: tuple[InstanceRow, ...] = ()
     balancers: tuple[BalancerRow, ...] = ()
@@ -113,6 +114,7 @@ def _host(
         pending=pending(seen.comparison),
         edited=seen.comparison.edited,
         locked=seen.locked,
+        stuck=seen.stuck,
         cards=tuple(_card(plan, gpu, seen) for gpu in plan.host.gpus),
         instances=tuple(_instance(one, seen, away) for one in seen.instances),
         balancers=tuple(_balancer(one, plan, seen) for one in seen.balancers),

@@ -66,6 +66,8 @@ def _host(row: HostRow, width: int) -> list[Text]:
         line.append(f"  pending: {_plain('; '.join(row.pending))}", style="yellow")
     if row.edited:
         line.append(f"  edited: {_plain(', '.join(row.edited))}", style="magenta")
+    if row.stuck:
+        line.append(f"  STUCK: {_plain(row.stuck)}", style="red")
     if row.locked:
         line.append(f"  held by {_plain(row.locked)}", style="yellow")
     cards = [_card(card, width) for card in row.cards]
