@@ -6,11 +6,12 @@ abort: nothing changed   forward once, else back       forward to END      nothi
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from typing import Any, Dict, List, Optional
 
 from . import prove, store, systemd
-from .errors import AgentError, Broken
+from .errors import AgentError, Broken, disk_failed
 from .journal import Record, idle
 from .prove import Patience
 from .systemd import Systemd
@@ -60,7 +61,7 @@ class Transaction:
         except AgentError as error:
             return self.back(error)
         except OSError as error:
-            return self.back(AgentError("the host's disk failed: %s" % error))
+            return self.back(disk_failed(error))
         except Exception as error:  # a mistake of ours must not leave the host in between
             traceback.print_exc()
             return self.back(AgentError("the agent failed: %r" % error))
@@ -169,16 +170,22 @@ class Transaction:
         result = self.result("applied", "; ".join(self.notes))
         audit(self.host, self.first, result, self.host.machine.now() - self.started)
         self.record("END", how="applied")
-        collect(self.host)
+        with contextlib.suppress(OSError):  # what is left now goes at the next apply
+            collect(self.host)
         return result
 
     # --------------------------------------------------------------------------------- back
     def back(self, error: AgentError) -> Result:
-        """Restores the previous release and proves it; only then it says rolled back."""
+        """Restores the previous release and proves it; only then it says rolled back.
+
+        OSError: the disk does not let it; the way back is to be taken up again when it does.
+        """
         self.tell("revert", error.message, None)
         try:
             self.record("REVERTING", why=error.message)
             self.restore()
+        except OSError:
+            raise
         except Exception as worse:  # whatever it is: the host is not what it was
             return self.stuck(error, worse)
         result = self.result("rolled_back", error.message, error)
@@ -287,7 +294,8 @@ def recover(host: Host, tell: Tell = quiet, boot: bool = False) -> Optional[Resu
     if how == "forward":
         transaction.record("AGAIN")
         return transaction.run()
-    return transaction.back(AgentError("the apply was interrupted"))
+    why = next((str(r["why"]) for r in records if r["rec"] == "REVERTING"), "the apply was interrupted")
+    return transaction.back(AgentError(why, "apply again"))
 
 
 def outcome(records: List[Record], current: Optional[str], boot: str) -> str:

@@ -16,12 +16,19 @@ from typing import Any, Dict, List, Optional
 
 from . import commit as engine
 from . import journal, locks, systemd, transaction
-from .errors import AgentError
+from .errors import AgentError, disk_failed
 from .transaction import Host, Locks, Result, Tell
 
 AGENTS = "/etc/ogen/agent"
 PROGRESS = "/run/ogen/progress.jsonl"
 UNIT = "ogen-tx.service"
+ABORTED = {
+    "status": "aborted",
+    "message": "aborted before the flip, nothing has changed",
+    "hint": "apply again",
+    "log": [],
+}
+DISK = 3.0  # seconds until a disk that could not be written is tried again
 RECOVER = "/etc/systemd/system/ogen-recover.service"
 WANTED = "/etc/systemd/system/basic.target.wants/ogen-recover.service"
 
@@ -77,8 +84,10 @@ def commit(host: Host, tx: str, held: Locks, tell: Tell) -> Result:
         return engine.Transaction(host, host.journal.records(), tell).run()
     _forget_progress(host)
     held.journal.drop()  # the service takes it; the session's own lock keeps others out
-    host.machine.run(["systemctl", "reset-failed", UNIT])
     done = host.machine.run(command(host, tx))
+    if done.code:
+        _clear_away(host)
+        done = host.machine.run(command(host, tx))
     if done.code:
         held.journal.take({"what": "abort"}, patience=5.0)
         transaction.abort(host, host.journal.records()[0], "systemd-run failed")
@@ -86,9 +95,16 @@ def commit(host: Host, tx: str, held: Locks, tell: Tell) -> Result:
     return follow(host, tx, tell)
 
 
+def _clear_away(host: Host) -> None:
+    """An earlier run of the service that waits for its disk: what it was to end has been ended since."""
+    for verb in (["kill", "-s", "KILL"], ["stop"], ["reset-failed"]):
+        host.machine.run(["systemctl", *verb, UNIT])
+
+
 def command(host: Host, tx: str) -> List[str]:
-    """A failure or a kill restarts the service, and it goes on where the journal says."""
-    options = ["Type=exec", "Restart=on-failure", "RestartSec=1", "KillMode=mixed", "OOMScoreAdjust=-500"]
+    """A failure or a kill restarts the service, as often as it takes: it goes on where the journal says."""
+    options = ["Type=exec", "Restart=on-failure", "RestartSec=1", "StartLimitIntervalSec=0"]
+    options += ["KillMode=mixed", "OOMScoreAdjust=-500"]
     properties = [part for option in options for part in ("-p", option)]
     program = [sys.executable or "/usr/bin/python3", "-I", agent_path(host), "commit", tx]
     return ["systemd-run", "--quiet", "--collect", "--unit=" + UNIT, *properties, "--", *program]
@@ -126,8 +142,8 @@ def _ended(host: Host, tx: str, tell: Tell) -> Result:
         return result
     for entry in reversed(transaction.history(host)):
         if entry.get("tx") == tx:
-            return {**entry, "current": host.store.current, "log": []}
-    return {"tx": tx, "status": "aborted", "message": "the transaction was aborted", "log": []}
+            return {**entry, "current": host.store.current, "restarted": [], "log": []}
+    return {"tx": tx, **ABORTED}
 
 
 def _progress(host: Host, tx: str) -> List[Dict[str, Any]]:
@@ -152,22 +168,35 @@ def run_commit(host: Host, tx: str) -> int:
     """What ogen-tx.service runs: the transaction `tx`, if it is still the one that was prepared."""
     _deaf()
     lock = locks.Lock(host.disk, locks.JOURNAL)
-    lock.take({"what": "commit " + tx}, patience=10.0)
     try:
+        lock.take({"what": "commit " + tx}, patience=10.0)
         records = host.journal.records()
         if not records or records[0].get("tx") != tx or journal.idle(records):
             return 0
-        tell = _teller(host, tx)
-        if records[-1]["rec"] == "PREPARED":
-            result: Optional[Result] = engine.Transaction(host, records, tell).run()
-        else:  # an earlier run of this service was killed
-            result = engine.recover(host, tell)
-        _write(
-            host, {"tx": tx, "result": result or {"tx": tx, "status": "aborted", "message": "", "log": []}}
-        )
+        result = _carry_out(host, tx, records)
+    except OSError as error:
+        result = _waiting(tx, disk_failed(error))
     finally:
         lock.drop()
-    return 0
+    _write(host, {"tx": tx, "result": result})
+    if result["status"] != "waiting":
+        return 0
+    time.sleep(DISK)
+    return 1  # systemd starts the service again
+
+
+def _carry_out(host: Host, tx: str, records: List[journal.Record]) -> Result:
+    tell = _teller(host, tx)
+    if records[-1]["rec"] == "PREPARED":
+        return engine.Transaction(host, records, tell).run()
+    found = engine.recover(host, tell)  # an earlier run of this service was killed
+    return found or {"tx": tx, **ABORTED}
+
+
+def _waiting(tx: str, error: AgentError) -> Result:
+    """For a disk that can't be written now: neither forward nor back is possible."""
+    message = "%s; the host goes on with this apply by itself as soon as it can" % error.message
+    return {"tx": tx, "status": "waiting", "message": message, "hint": error.hint, "log": []}
 
 
 def run_recover(host: Host) -> int:

@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable
 
 from . import frames
-from .errors import AgentError
+from .errors import AgentError, disk_failed
 from .frames import Message
 from .transaction import Host
 from .wire import Wire
@@ -61,10 +61,7 @@ class Session:
         except AgentError as error:
             self.wire.send({"reply": "error", **error.plain()})
         except OSError as error:
-            plain = AgentError(
-                "%s: %s" % (error.filename or "the host's disk", error.strerror or error)
-            ).plain()
-            self.wire.send({"reply": "error", **plain})
+            self.wire.send({"reply": "error", **disk_failed(error).plain()})
 
 
 Operation = Callable[[Session, Message, bytes], None]

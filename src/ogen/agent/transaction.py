@@ -180,8 +180,14 @@ def late(links: store.Links) -> store.Links:
 
 
 def add_links(host: Host, links: store.Links, after_flip: bool) -> None:
-    """Those that may dangle for a moment before the flip; the others, and what replaces a file, after it."""
+    """Those that may dangle for a moment before the flip; the others, and what replaces a file, after it.
+
+    One that is right is left alone: a way back needs no room on the disk where nothing was changed.
+    """
     for path, target in sorted(links.items()):
+        if host.disk.link(path) == target:
+            host.disk.sync_folder(path.rsplit("/", 1)[0])  # whoever made it may have died before that
+            continue
         if (path.startswith(LATE) or _is_file(host, path)) == after_flip:
             host.disk.folder(path.rsplit("/", 1)[0])
             host.disk.symlink(target, path)
@@ -214,6 +220,9 @@ def discard(host: Host, name: str) -> None:
 
 def flip(host: Host, name: Optional[str]) -> None:
     """The one rename that puts a release in force."""
+    if name is not None and host.store.current == name:
+        host.disk.sync_folder(store.HOME)
+        return
     if name is None:
         host.disk.remove(store.CURRENT)
     else:
@@ -230,6 +239,7 @@ def audit(host: Host, first: Dict[str, Any], result: Result, seconds: float) -> 
         "to": first["to"],
         "status": result["status"],
         "message": result.get("message", ""),
+        "hint": result.get("hint"),
         "seconds": round(seconds, 1),
     }
     host.disk.append(AUDIT, json.dumps(entry, sort_keys=True).encode() + b"\n")

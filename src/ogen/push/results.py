@@ -43,11 +43,12 @@ class Options:
     parallel: int = 32
     who: str = ""
     git: str = ""
-    settle: float = 3.0  # a started unit must stay up for so long
+    settle: float = 6.0  # a started unit must stay up for so long, from its start on
     answer: float = 60.0  # until a started instance answers
     load: float = 300.0  # until a model is loaded
     reload: float = 15.0  # until nginx serves the new configuration
     silence: float = 600.0  # without any word of a host that works
+    reconnect: float = 30.0  # for a host whose connection was lost after the commit
     stop: Flag = field(default_factory=Flag, compare=False)  # set: start no other host
 
     def patience(self) -> dict[str, float]:
