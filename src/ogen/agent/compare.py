@@ -23,14 +23,15 @@ def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool)
     held = store.Store(disk)
     current = held.current
     own = held.manifest(current)
+    records = journal.Journal(disk).records()
     report: Report = {
         "current": current,
         "release": current.split("-")[0] if current else None,
         "locked": locked(disk),
-        "idle": journal.idle(journal.Journal(disk).records()),
+        "idle": journal.idle(records),
         "instances": [i["instance"] for i in own["instances"]],
         "files": _files(disk, current, own, wish),
-        "missing": _missing(held, wish),
+        "missing": _missing(held, wish, _unfinished(records, current)),
     }
     data = _texts(disk, report["files"]) if want_text else b""
     report.update(_running(disk, machine, wish, own))
@@ -135,10 +136,17 @@ def _texts(disk: Disk, files: List[Report]) -> bytes:
     return b"".join(parts)
 
 
-def _missing(held: store.Store, wish: store.Manifest) -> List[str]:
+def _unfinished(records: List[journal.Record], current: Optional[str]) -> Optional[str]:
+    """A release that was staged and is not in force: recovery may remove it before the next apply."""
+    return None if journal.idle(records) or records[0]["to"] == current else records[0]["to"]
+
+
+def _missing(held: store.Store, wish: store.Manifest, unfinished: Optional[str]) -> List[str]:
     """Hashes of contents that no release on the host holds intact (as far as sizes tell)."""
     there: Set[str] = set()
     for entry in held.contents():
+        if unfinished and entry["at"].startswith(store.tree(unfinished) + "/"):
+            continue
         found = held.disk.lstat(entry["at"])
         if found and found.st_size == entry["size"]:
             there.add(entry["sha256"])

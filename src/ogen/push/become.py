@@ -108,7 +108,13 @@ def refusal(pipe: Pipe, begun: Start, host: Host) -> HostError:
         last = log[-1] if log else "it says nothing"
         return BecomeError(f"root can't be had: {last}", host=host.name, log=log, hint=hint)
     why = log[-1].removeprefix("ogen: ") if log else "it says nothing"
-    return RemoteError(f"the agent does not start: {why}", host=host.name, log=log)
+    hint = "run the command again; if that fails too, log in and try: " + _trial(host)
+    return RemoteError(f"the agent does not start: {why}", host=host.name, log=log, hint=hint)
+
+
+def _trial(host: Host) -> str:
+    """What starts the agent's Python by hand; it must be silent."""
+    return ("sudo -n " if host.ssh.become and not host.root else "") + f"{host.python} -I -c ''"
 
 
 def _lacks_python(said: str, host: Host) -> bool:
