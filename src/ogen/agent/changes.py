@@ -11,7 +11,7 @@ import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import commit, frames, owner, stage, store, transaction
-from .errors import AgentError
+from .errors import AgentError, disk_failed
 from .frames import Message
 from .session import Session
 from .transaction import Locks, Request
@@ -135,7 +135,11 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
         _await_commit(session, first)
     except (Silence, AgentError, OSError, frames.FrameError) as error:
         transaction.abort(host, first, str(error))
-        raise AgentError("aborted before the commit, nothing has changed: %s" % error) from None
+        plain = disk_failed(error) if isinstance(error, OSError) else error
+        raise AgentError(
+            "aborted before the commit, nothing has changed: %s" % plain,
+            getattr(plain, "hint", None) or "apply again",
+        ) from None
     result = owner.commit(host, first["tx"], held, session.wire.tell)
     session.wire.send({"reply": "result", **result, "skipped": skipped})
 

@@ -197,7 +197,8 @@ class Contact:
         if reply["kind"] == "locked":
             return LockedError(message, host=host, hint=hint, log=log)
         if reply["kind"] == "refused":
-            return RolledBack(f"refused before anything changed: {message}", host=host, hint=hint, log=log)
+            what = f"refused before anything changed: {message}"
+            return RolledBack(what, host=host, hint=hint or _ENDED, log=log)
         return RemoteError(message, host=host, hint=hint, log=log)
 
 

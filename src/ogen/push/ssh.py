@@ -178,7 +178,11 @@ def _enter(
     except (paramiko.SSHException, OSError, EOFError) as error:
         why = "it accepts the connection, but does not speak SSH" if "banner" in str(error) else str(error)
         why = why or "it closed the connection"
-        raise ConnectError(f"{access.address}:{access.port}: {why}", host=host) from None
+        raise ConnectError(
+            f"{access.address}:{access.port}: {why}",
+            host=host,
+            hint="is sshd what listens there, and the host not overloaded?",
+        ) from None
     shown = transport.get_remote_server_key()
     if shown.asbytes() not in {line.key for line in allowed}:
         raise ConnectError(
