@@ -11,7 +11,7 @@ import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import alarm, frames, gate, leftover, links, owner, recovery, stage, store, transaction
-from .errors import AgentError
+from .errors import AgentError, disk_failed
 from .frames import Message
 from .session import Session
 from .transaction import Host, Locks, Request
@@ -149,7 +149,8 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
 
 
 def _aborted(host: Host, first: Dict[str, Any], error: Exception) -> AgentError:
-    hint, log = getattr(error, "hint", None), getattr(error, "log", ())
+    error = disk_failed(error) if isinstance(error, OSError) else error
+    hint, log = getattr(error, "hint", None) or "apply again", getattr(error, "log", ())
     try:
         transaction.abort(host, first, str(error))
         leftover.collect(host)

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any, Dict, List, Optional
 
 from . import alarm, gate, prove, store, systemd
-from .errors import AgentError
+from .errors import AgentError, disk_failed
 from .gate import Gate, Lost, Say
 from .journal import Record
 from .links import add_links, drop_links, late
@@ -59,7 +59,7 @@ class Transaction:
         except AgentError as error:
             return self.back(error)
         except OSError as error:
-            return self.back(AgentError("the host's disk failed: %s" % error))
+            return self.back(disk_failed(error))
         except Exception as error:  # a mistake of ours must not leave the host in between
             import traceback
 
@@ -206,7 +206,7 @@ class Transaction:
             self.record("END", how="applied")
         except (AgentError, OSError) as error:
             why = "the release is in force and proven, but its end could not be written: %s" % error
-            return self.alarm(AgentError(why, alarm.UNFINISHED))
+            return self.alarm(AgentError(why, alarm.UNFINISHED), error)
         return result
 
     # --------------------------------------------------------------------------------- back
@@ -292,7 +292,7 @@ class Transaction:
         message = "%s; and the previous release could not be proven: %s" % (error.message, worse)
         log = list(error.log) + list(getattr(worse, "log", ()))
         hint = "; ".join(hint for hint in (error.hint, _STUCK) if hint)
-        result = self.alarm(AgentError(message, hint, log))
+        result = self.alarm(AgentError(message, hint, log), worse)
         try:
             self.read_back()
         except (AgentError, OSError):
@@ -300,9 +300,10 @@ class Transaction:
         self.end(result, "STUCK", why=message)
         return result
 
-    def alarm(self, error: AgentError) -> Result:
+    def alarm(self, error: AgentError, cause: Exception) -> Result:
+        """`disk` tells that the disk is the cause: what can't be done now can be when it is mended."""
         alarm.sound(self.host, error.message, error.hint or _STUCK)
-        return self.result("stuck", error.message, error)
+        return {**self.result("stuck", error.message, error), "disk": isinstance(cause, OSError)}
 
     def result(self, status: str, message: str, error: Optional[AgentError] = None) -> Result:
         return {

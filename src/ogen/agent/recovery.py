@@ -46,7 +46,8 @@ def recover(
     if how == "forward":
         transaction.record("AGAIN")
         return transaction.run()
-    return transaction.back(AgentError("the apply was interrupted"))
+    why = next((str(r["why"]) for r in records if r["rec"] == "REVERTING"), "the apply was interrupted")
+    return transaction.back(AgentError(why, "apply again"))
 
 
 def outcome(records: List[Record], current: Optional[str], boot: str) -> str:

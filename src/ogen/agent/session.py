@@ -11,7 +11,7 @@ import traceback
 from typing import Any, Callable
 
 from . import frames
-from .errors import AgentError
+from .errors import AgentError, disk_failed
 from .frames import Message
 from .transaction import Host
 from .wire import Silence, Wire
@@ -71,10 +71,7 @@ class Session:
         except AgentError as error:
             self.wire.send({"reply": "error", **error.plain()})
         except OSError as error:
-            plain = AgentError(
-                "%s: %s" % (error.filename or "the host's disk", error.strerror or error)
-            ).plain()
-            self.wire.send({"reply": "error", **plain})
+            self.wire.send({"reply": "error", **disk_failed(error).plain()})
         except Exception as error:  # a mistake of ours is no answer to a controller
             traceback.print_exc()
             self.wire.send({"reply": "error", **AgentError("the agent failed: %r" % error).plain()})

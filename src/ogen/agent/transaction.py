@@ -170,6 +170,7 @@ def audit(host: Host, first: Dict[str, Any], result: Result, seconds: float) -> 
         "to": first["to"],
         "status": result["status"],
         "message": result.get("message", ""),
+        "hint": result.get("hint"),
         "seconds": round(seconds, 1),
     }
     torn = host.disk.read_or(AUDIT)[-1:] not in (b"", b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from .carrier import carry
 from .pipes import Pipe
 from .results import Comparison, Event, OnEvent, Options, comparison, ignore
 
+_ENDED = "mend what the host's own lines name, here or in the inventory, then apply again"
 PART = 4 * 1024 * 1024  # bytes of a file in one frame
 Reply = tuple[dict[str, Any], bytes]
 #: (name, port) of instances, why, and what to call while it takes long → the answer's frame
@@ -149,14 +151,38 @@ class Contact:
         }
 
     def transact(self, request: Mapping[str, Any], data: bytes = b"") -> Mapping[str, Any]:
-        reply, _ = self.ask(request, data)
+        try:
+            reply, _ = self.ask(request, data)
+        except ConnectError as error:
+            error.hint = "nothing was committed, and the host is as it was: apply again"
+            raise
         if reply["reply"] == "prepared":
-            reply, _ = self.ask({"op": "commit", "tx": reply["tx"], "epoch": reply["epoch"]})
+            tx, commit = str(reply["tx"]), {"op": "commit", "tx": reply["tx"], "epoch": reply["epoch"]}
+            try:
+                reply, _ = self.ask(commit)
+            except ConnectError as error:
+                reply = self._again(tx, error)
         return self._checked(reply)
+
+    def _again(self, tx: str, lost: ConnectError) -> dict[str, Any]:
+        """The transaction is the host's by now: how it ended is asked over a new connection."""
+        self.tell("connect", f"{lost.message}; once more")
+        end = time.monotonic() + self.options.reconnect
+        while True:
+            try:
+                with contact(self.host, self.options, self.on_event) as other:
+                    return other.ask({"op": "attach", "tx": tx})[0]
+            except (ConnectError, LockedError):  # locked: the agent of before has not noticed yet
+                if time.monotonic() + 1.0 > end:
+                    lost.hint = (
+                        "the host brings the apply to its end by itself: apply again to see how it ended"
+                    )
+                    raise lost from None
+                time.sleep(1.0)
 
     def _checked(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
         status, message = result["status"], str(result.get("message", ""))
-        log, hint = result.get("log", ()), result.get("hint")
+        log, hint = result.get("log", ()), result.get("hint") or _ENDED
         if status == "rolled_back":
             raise RolledBack(message, host=self.host.name, log=log, hint=hint)
         if status != "applied":
@@ -221,7 +247,9 @@ class Contact:
         log = self.pipe.said().splitlines()[-20:]
         if log:
             return RemoteError(f"{why}: {log[-1]}", host=self.host.name, log=log)
-        return ConnectError(f"the connection was lost: {why}", host=self.host.name)
+        return ConnectError(
+            f"the connection was lost: {why}", host=self.host.name, hint="run the command again"
+        )
 
     def _error(self, reply: Mapping[str, Any]) -> HostError:
         message, hint, log = str(reply["message"]), reply.get("hint"), reply.get("log", ())
@@ -229,7 +257,8 @@ class Contact:
         if reply["kind"] == "locked":
             return LockedError(message, host=host, hint=hint, log=log)
         if reply["kind"] == "refused":
-            return RolledBack(f"refused before anything changed: {message}", host=host, hint=hint, log=log)
+            what = f"refused before anything changed: {message}"
+            return RolledBack(what, host=host, hint=hint or _ENDED, log=log)
         return RemoteError(message, host=host, hint=hint, log=log)
 
 

@@ -64,13 +64,14 @@ class Options:
     parallel: int = 32
     who: str = ""
     git: str = ""
-    settle: float = 3.0  # a started unit must stay up for so long
+    settle: float = 6.0  # a started unit must stay up for so long, from its start on
     answer: float = 60.0  # until a started instance answers
     load: float = 300.0  # until a model is loaded
     reload: float = 15.0  # until nginx serves the new configuration
     drain: float = 600.0  # until an instance that goes down has ended what it had begun
     outage: bool = False  # whether a pool may be left without an instance that serves
     silence: float = 600.0  # without any word of a host that works
+    reconnect: float = 30.0  # for a host whose connection was lost after the commit
     batches: tuple[int | str, ...] = ("100%",)  # hosts with instances that change at once: 3, or "25%"
     max_fail: int | str = "100%"  # more failures than this, and no other host is started
     skip_offline: bool = False  # hosts out of reach are left out instead of failed
