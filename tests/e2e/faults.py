@@ -173,12 +173,15 @@ def _disk() -> Iterator[Cell]:
     for step in ("begin", "prepared"):
         yield Cell("disk full", step, "new", 0)  # what follows fits into pages that are there
         yield Cell("no inodes", step, "old", 6, ("no space left", "inodes"))
-        yield Cell("read-only", step, "old", 3, ("read-only", "writable"))
-    yield Cell("read-only", "commit", "new", 3, ("read-only", "by itself"))
+    yield Cell("read-only", "begin", "old", 3, ("read-only", "writable"))
+    for step in ("prepared", "commit"):
+        yield Cell("read-only", step, "new", 3, ("read-only", "by itself", "writable"))
     for step in ("flip", "restart", "record"):
         yield Cell("disk full", step, "new", 0)
-        code, says = (0, ()) if step == "record" else (3, ("no space left", "by itself", "inodes"))
-        yield Cell("no inodes", step, "new", code, says)
+        if step == "restart":
+            yield Cell("no inodes", step, "new", 3, ("no space left", "by itself", "inodes"))
+        else:  # the flip itself leaves one over
+            yield Cell("no inodes", step, "new", 0)
     for step in ("flip", "restart", "prove", "record"):
         yield Cell("read-only", step, "new", 3, ("read-only", "by itself", "writable"))
     yield Cell("read-only", "collect", "new", 0)
