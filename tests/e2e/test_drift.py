@@ -31,7 +31,7 @@ TREE = "/etc/ogen/current/"
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    with lab("diff3") as made:
+    with lab("drift") as made:
         made.up("one", gpus="24576", ollama=True)
         project = Project(made, tmp_path_factory.mktemp("project"), boxes=("one",))
         secrets = project.folder / "secrets"
