@@ -29,8 +29,9 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # clients that 
 class _Door(paramiko.ServerInterface):
     """Lets in whoever has the key; runs commands."""
 
-    def __init__(self, key: paramiko.PKey, folder: Path, password: str | None) -> None:
+    def __init__(self, key: paramiko.PKey, folder: Path, password: str | None, typed: list[str]) -> None:
         self.key = key
+        self.typed = typed
         self.folder = folder
         self.password = password
         self.jumps: dict[int, tuple[str, int]] = {}
@@ -42,6 +43,7 @@ class _Door(paramiko.ServerInterface):
         return paramiko.AUTH_SUCCESSFUL if key == self.key else paramiko.AUTH_FAILED
 
     def check_auth_password(self, username: str, password: str) -> int:
+        self.typed.append(password)
         good = self.password is not None and password == self.password
         return paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED
 
@@ -135,6 +137,7 @@ class Server:
         self.port: int = self.socket.getsockname()[1]
         self.transports: list[paramiko.Transport] = []
         self.connections = 0
+        self.passwords: list[str] = []  # those that were tried
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -149,7 +152,7 @@ class Server:
         transport = paramiko.Transport(client)
         transport.add_server_key(self.host_key)
         self.transports.append(transport)
-        door = _Door(self.client_key, self.folder, self.password)
+        door = _Door(self.client_key, self.folder, self.password, self.passwords)
         with suppress(paramiko.SSHException, OSError, EOFError):
             transport.start_server(server=door)
             while transport.is_active():

@@ -12,6 +12,7 @@ OgenError                 1   the base; never raised itself
 ├── DiffError             1   the base revision can't be read
 └── HostError             3   something about one host
     ├── ConnectError      4   unreachable, refused, or not who it was (host key)
+    │   └── OfflineError  4   nothing answers there as an SSH server
     ├── BecomeError       3   root can't be had
     ├── RemoteError       3   the agent or a tool on the host failed
     ├── LockedError       5   another rollout holds the host
@@ -155,6 +156,10 @@ class ConnectError(HostError):
     """The host is unreachable, refuses us, or shows another host key."""
 
     exit_code = 4
+
+
+class OfflineError(ConnectError):
+    """Nothing answers at the host's address, or what does is no SSH server; --skip-offline leaves it out."""
 
 
 class BecomeError(HostError):

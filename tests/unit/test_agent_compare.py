@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import apply, host, release
+from agents import UNIT, apply, host, release
 
 from ogen.agent import compare, owner
 from ogen.agent.transaction import Host
@@ -34,7 +35,7 @@ def place(one: Host, release: Release, stored: str) -> Path:
 
 def test_a_host_without_anything(tmp_path: Path) -> None:
     files, report, _ = seen(host(tmp_path), release("new"))
-    assert {f["state"] for f in files.values()} == {"missing"}
+    assert {f["state"] for f in files.values()} == {"pending"}
     assert not report["unchanged"]
     assert set(report["missing"]) == {f.sha256 for f in release("new").files}
     assert list(tmp_path.iterdir()) == []
@@ -48,7 +49,7 @@ def test_the_same(one: Host) -> None:
 
 def test_not_yet_applied(one: Host) -> None:
     files, report, texts = seen(one, release("new", "ogen-a.service"))
-    assert files[A]["state"] == "differs"
+    assert files[A]["state"] == "pending"
     assert texts == b"old"
     assert report["missing"] == [next(f.sha256 for f in release("new").files if f.path == A)]
 
@@ -58,8 +59,97 @@ def test_edited_on_the_host(one: Host) -> None:
     place(one, old, "a.txt").write_text("by hand")
     files, report, texts = seen(one, old)
     assert (files[A]["state"], texts, report["unchanged"]) == ("edited", b"by hand", False)
-    assert seen(one, release("new", "ogen-a.service"))[0][A]["state"] == "edited"
-    assert seen(one, release("by hand", "ogen-a.service"))[0][A]["state"] == "same"
+    assert seen(one, release("by hand", "ogen-a.service"))[0][A]["state"] == "converged"
+
+
+def test_edited_and_not_yet_applied_brings_what_was_there_before(one: Host) -> None:
+    place(one, release("old", "ogen-a.service"), "a.txt").write_text("by hand")
+    files, _, texts = seen(one, release("new", "ogen-a.service"))
+    assert files[A]["state"] == "conflict"
+    assert texts[: files[A]["text"]] == b"by hand"
+    assert texts[files[A]["text"] :][: files[A]["base_text"]] == b"old"
+
+
+def test_the_text_before_an_edit_is_told_only_if_it_is_certain(one: Host) -> None:
+    old = release("old", "ogen-a.service")
+    place(one, old, "a.txt").write_text("by hand")
+    kept = Path(one.disk.root, f"etc/ogen/releases/{old.id}/originals")
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert "base_text" not in seen(one, release("new", "ogen-a.service"))[0][A]
+    kept.unlink()
+    assert "base_text" not in seen(one, release("new", "ogen-a.service"))[0][A]
+
+
+def test_the_kept_texts_hold_no_secret(one: Host) -> None:
+    kept = Path(one.disk.root, f"etc/ogen/releases/{release('old', 'ogen-a.service').id}/originals")
+    text = zlib.decompress(kept.read_bytes())
+    assert b"old" in text
+    assert b"s3cret" not in text
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_edit_is_kept_aside_by_the_apply_that_overwrites_it(one: Host) -> None:
+    place(one, release("old", "ogen-a.service"), "a.txt").write_text("by hand")
+    assert apply(one, release("new", "ogen-a.service"))["status"] == "applied"
+    assert Path(one.disk.root, "etc/ogen/edited" + A).read_text() == "by hand"
+    assert seen(one, release("new", "ogen-a.service"))[1]["unchanged"]
+
+
+def test_removed_on_the_host(one: Host) -> None:
+    old = release("old", "ogen-a.service")
+    place(one, old, "a.txt").unlink()
+    assert seen(one, old)[0][A]["state"] == "edited"
+    assert seen(one, release("new", "ogen-a.service"))[0][A]["state"] == "conflict"
+    unit = Path(one.disk.root, "etc/systemd/system/ogen-a.service")
+    unit.unlink()
+    assert seen(one, old)[0]["/etc/systemd/system/ogen-a.service"]["state"] == "edited"
+    assert seen(one, release("old"))[0]["/etc/systemd/system/ogen-a.service"]["state"] == "converged"
+
+
+def test_a_link_to_elsewhere_is_in_the_way(one: Host) -> None:
+    """Apply does not replace it, and says so."""
+    unit = Path(one.disk.root, "etc/systemd/system/ogen-a.service")
+    unit.unlink()
+    unit.symlink_to("/dev/null")
+    old = release("old", "ogen-a.service")
+    files, report, _ = seen(one, old)
+    assert files["/etc/systemd/system/ogen-a.service"]["state"] == "in_the_way"
+    assert report["why"] == {"/etc/systemd/system/ogen-a.service": "masked"}
+    assert "exists and is not ogen's" in apply(one, release("new", "ogen-a.service"))["message"]
+
+
+def test_a_file_of_others_in_the_place_of_a_new_one(one: Host) -> None:
+    Path(one.disk.root, "etc/systemd/system/ogen-b.service").write_text("theirs")
+    files, _, _ = seen(one, release("old", "ogen-a.service", "ogen-b.service"))
+    assert files["/etc/systemd/system/ogen-b.service"]["state"] == "in_the_way"
+
+
+def test_drop_ins_of_others_for_units_of_ogen(one: Host) -> None:
+    """And none for units of others, nor of what the release itself holds."""
+    for path in (
+        "etc/systemd/system/ogen-a.service.d/override.conf",
+        "etc/systemd/system/ogen-a.service.d/README",
+        "etc/systemd/system/ssh.service.d/x.conf",
+        "run/systemd/system/ogen-.service.d/y.conf",
+        "etc/systemd/system.control/ogen-a.service.d/50-MemoryMax.conf",
+    ):
+        there = Path(one.disk.root, path)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_text("[Service]\nNice=5\n")
+    files, report, texts = seen(one, release("old", "ogen-a.service"))
+    foreign = [path for path, one in files.items() if one["state"] == "foreign"]
+    assert foreign == [
+        "/etc/systemd/system/ogen-a.service.d/override.conf",
+        "/etc/systemd/system.control/ogen-a.service.d/50-MemoryMax.conf",
+        "/run/systemd/system/ogen-.service.d/y.conf",
+    ]
+    assert texts == b"[Service]\nNice=5\n" * 3
+    assert report["unchanged"]  # apply leaves them
+
+
+def test_what_is_the_same_takes_no_room(one: Host) -> None:
+    files, _, _ = seen(one, release("old", "ogen-a.service"))
+    assert all(set(report) == {"path", "state"} for report in files.values())
 
 
 def test_a_mode_is_an_edit_too(one: Host) -> None:
@@ -71,9 +161,9 @@ def test_a_mode_is_an_edit_too(one: Host) -> None:
 def test_no_longer_wanted(one: Host) -> None:
     unit = "/etc/systemd/system/ogen-a.service"
     found = seen(one, release("old"))[0][unit]
-    assert (found["state"], found["edited"]) == ("removed", False)
+    assert found["state"] == "removed"
     place(one, release("old", "ogen-a.service"), "root" + unit).write_text("by hand")
-    assert seen(one, release("old"))[0][unit]["edited"]
+    assert seen(one, release("old"))[0][unit]["state"] == "removed_edited"
 
 
 def test_a_link_that_became_a_file_is_an_edit(one: Host) -> None:
@@ -84,11 +174,24 @@ def test_a_link_that_became_a_file_is_an_edit(one: Host) -> None:
     assert files["/etc/systemd/system/ogen-a.service"]["state"] == "edited"
     assert texts == b"by hand"
     assert report["links"] == ["/etc/systemd/system/ogen-a.service"]
+    assert files["/etc/systemd/system/ogen-a.service"]["replaced"]
+
+
+def test_a_link_that_became_a_file_of_the_same_text_is_an_edit_too(one: Host) -> None:
+    link = Path(one.disk.root, "etc/systemd/system/ogen-a.service")
+    text = link.resolve().read_bytes() if link.resolve().exists() else UNIT.encode()
+    link.unlink()
+    link.write_bytes(text)
+    files, report, _ = seen(one, release("old", "ogen-a.service"))
+    assert files["/etc/systemd/system/ogen-a.service"]["state"] == "edited"
+    assert report["why"] == {"/etc/systemd/system/ogen-a.service": "a file stands in place of the link"}
 
 
 def test_a_missing_link_is_no_rest(one: Host) -> None:
     Path(one.disk.root, "etc/systemd/system/ogen.target.wants/ogen-a.service").unlink()
-    assert not seen(one, release("old", "ogen-a.service"))[1]["unchanged"]
+    report = seen(one, release("old", "ogen-a.service"))[1]
+    assert not report["unchanged"]
+    assert set(report["why"].values()) == {"disabled"}
 
 
 def test_a_missing_view_is_no_rest(one: Host) -> None:
@@ -102,7 +205,7 @@ def test_a_missing_view_is_no_rest(one: Host) -> None:
 
 def test_secrets_stay_on_the_host(one: Host) -> None:
     files, report, texts = seen(one, release("old", "ogen-a.service", secret="another"))
-    assert files["/etc/ogen/current/keys"]["state"] == "differs"
+    assert files["/etc/ogen/current/keys"]["state"] == "pending"
     assert b"s3cret" not in texts
     assert "s3cret" not in str(report)
 
@@ -124,3 +227,23 @@ def test_looking_changes_nothing(one: Host) -> None:
     seen(one, release("new"))
     seen(one, release("old", "ogen-a.service"))
     assert stamp() == before
+
+
+def test_what_recovery_will_remove_does_not_count_as_there(one: Host) -> None:
+    """A release that was staged and never committed goes at the next apply: its contents must be sent."""
+    wish = release("new", "ogen-a.service")
+
+    class Killed(BaseException):
+        pass
+
+    def before(operation: str, path: str) -> None:
+        if (operation, path) == ("append", "/etc/ogen/journal"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        apply(host(Path(one.disk.root), before), wish)
+    assert wish.id in one.store.names()
+    there = {f.sha256 for f in release("old", "ogen-a.service").files}
+    _, report, _ = seen(one, wish)
+    assert set(report["missing"]) == {f.sha256 for f in wish.files} - there
+    assert report["missing"]

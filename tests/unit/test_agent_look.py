@@ -12,6 +12,7 @@ import pytest
 from agents import ask, host, release
 
 from ogen.agent import look, look_cards, look_log, look_store
+from ogen.agent.disk import Disk
 from ogen.agent.machine import Done, Machine
 
 
@@ -53,7 +54,7 @@ def test_no_driver() -> None:
     assert "communicate" in found["said"][0]
 
 
-def test_units_with_one_that_is_not_ours() -> None:
+def test_units_with_one_that_is_not_ours(tmp_path: Path) -> None:
     """A balancer within the machine's own nginx has no unit in the release."""
     blocks = [
         "ActiveState=active\nSubState=running\nNRestarts=2\nActiveEnterTimestampMonotonic=1000000",
@@ -64,7 +65,9 @@ def test_units_with_one_that_is_not_ours() -> None:
     proof = {"balancer": "side", "unit": "nginx.service", "socket": "/nowhere", "hash": "x"}
     unit = {"name": "ogen-x.service"}
     template = {"name": "ogen-preload@.service"}
-    found = look._live(machine, {"units": [unit, template], "instances": [], "balancers": [proof]})
+    found = look._live(
+        Disk(str(tmp_path)), machine, {"units": [unit, template], "instances": [], "balancers": [proof]}
+    )
     assert list(found["units"]) == ["nginx.service", "ogen-x.service", "ollama.service"]
     assert [one["active"] for one in found["units"].values()] == ["active", "inactive", "failed"]
     assert found["units"]["nginx.service"]["restarts"] == 2

@@ -62,6 +62,10 @@ LOCKED = failed("locked", LockedError("held by x", host="c"))
 BROKEN = failed("failed", RemoteError("agent died", host="d"))
 WITHHELD = failed("withheld", RemoteError("balancers keep it", host="e"))
 
+LATE = HostResult("f", "not_started", "the canary failed (d)", before="old", after="old")
+SKIPPED = HostResult("g", "skipped", "192.0.2.7:22: timed out", seconds=10.0)
+REDUCED = HostResult("edge", "applied", before="old", after="new", seconds=2.0, without=("a/gpu0", "b/gpu1"))
+
 
 @pytest.mark.parametrize(
     ("results", "code"),
@@ -71,6 +75,9 @@ WITHHELD = failed("withheld", RemoteError("balancers keep it", host="e"))
         ((LOST, LOCKED), Exit.UNREACHABLE),
         ((LOCKED, *RESULTS), Exit.LOCKED),
         ((ROLLED, WITHHELD), Exit.ROLLED_BACK),
+        ((LOST, LATE, WITHHELD), Exit.UNREACHABLE),
+        ((LATE, *RESULTS), Exit.FAILED),
+        ((SKIPPED, *RESULTS), Exit.DONE),
         (RESULTS, Exit.DONE),
     ],
 )
@@ -87,6 +94,18 @@ def test_a_failure_shows_the_hosts_own_last_words() -> None:
         "  hint: less context",
     ]
     assert "a      rolled back  old  1.0 s" in result.stdout
+
+
+def test_hosts_that_follow_from_others_say_why_in_the_table() -> None:
+    result = shown((LATE, SKIPPED, REDUCED))
+    assert result.stderr == ""
+    assert result.stdout == (
+        "f     not started  old  the canary failed (d)\n"
+        "g     skipped      10.0 s  192.0.2.7:22: timed out\n"
+        "edge  applied      old → new  2.0 s  does without a/gpu0, b/gpu1, not in force\n"
+        "1 not started, 1 skipped, 1 applied\n"
+    )
+    assert outcome.row(REDUCED)["without"] == ["a/gpu0", "b/gpu1"]
 
 
 def test_json_holds_every_host_and_every_error() -> None:
@@ -117,6 +136,18 @@ def test_lines_say_each_thing_once(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_where_the_rollout_is_stands_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with Lines() as watch:
+        watch(Event("", "batch", "expand: canary 1/12"))
+        watch(Event("gpu1", "done", "applied"))
+        watch(Event("", "batch", "expand: batch 2 of 3"))
+    assert capsys.readouterr().err.splitlines() == [
+        "-- expand: canary 1/12",
+        "gpu1: done: applied",
+        "-- expand: batch 2 of 3",
+    ]
+
+
 def test_what_a_host_says_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with Lines() as watch:
         watch(Event("gpu1", "models", "\x1b[2Jcleared\n\u202eevil\x07"))
@@ -137,12 +168,13 @@ def test_a_terminal_gets_one_live_line_per_host(monkeypatch: pytest.MonkeyPatch)
     watch = progress(3)
     assert isinstance(watch, Live)
     with watch:
+        watch(Event("", "batch", "expand: batch 2 of 3"))
         watch(Event("gpu1", "models", "pull [bold]x[/bold] \x1b[2J", 42.0))
         watch(Event("gpu2", "prove"))
         watch(Event("gpu2", "done"))
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert "gpu1 0 s models: pull [bold]x[/bold] 42 %" in text
-    assert "1 of 3 hosts done" in text
+    assert "expand: batch 2 of 3; 1 of 3 hosts done" in text
 
 
 def test_no_terminal_gets_lines_and_looking_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import select
 import subprocess
 import sys
-import termios
-import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from terminals import Terminal
 
 WORD = "correct horse"
 PROGRAM = """
@@ -34,32 +34,6 @@ except KeyboardInterrupt:
 console.say(f"{len(set(words))} {len(words)} {type(words[0]).__name__} {len(words[0] or '')}")
 console.say("shown: " + str(words[0]))
 """
-
-
-class Terminal:
-    """A program at a pseudo-terminal, and what it shows."""
-
-    def __init__(self, *command: str) -> None:
-        self.master, slave = pty.openpty()
-        self.before = termios.tcgetattr(slave)
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, close_fds=True)
-        self.slave = slave
-        self.shown = ""
-
-    def until(self, text: str, seconds: float = 30) -> None:
-        end = time.monotonic() + seconds
-        while text not in self.shown:
-            assert select.select([self.master], [], [], max(0, end - time.monotonic()))[0], self.shown
-            self.shown += os.read(self.master, 4096).decode().replace("\r\n", "\n")
-
-    def type(self, text: bytes) -> None:
-        os.write(self.master, text)
-
-    def end(self) -> None:
-        self.process.wait(30)
-        assert termios.tcgetattr(self.slave) == self.before
-        os.close(self.slave)
-        os.close(self.master)
 
 
 def test_a_word_is_asked_once_and_not_shown() -> None:

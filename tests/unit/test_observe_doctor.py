@@ -140,7 +140,7 @@ def found(
     solo, edge = healthy()
     if change:
         change(solo, edge)
-    files = tuple(Seen(path, "edited", edited=True) for path in edited)
+    files = tuple(Seen(path, "edited") for path in edited)
     seen = {
         name: host_seen(
             name, json.loads(json.dumps(said)), Comparison(name, "abc", "abc", not files, files), offset
@@ -250,6 +250,7 @@ TABLE: list[tuple[str, str, Change, str, str]] = [
     ("balancer-crashes", "balancer api", put("units", API, value=unit(restarts=9), host="edge"), "9 times", "journalctl"),
     ("balancer-stale", "balancer api", put("hashes", "api", value="0ld", host="edge"), "0ld, in force f00", "apply"),
     ("unreachable-member", "", put("reached", 1, 2, value="refused", host="edge"), "solo/gpu1 does not answer", "solo/gpu1"),
+    ("not-back", "", put("returning", value=["192.0.2.1:11434"], host="edge"), "send nothing to solo/gpu0", "ogen logs"),
     ("upstream-fails", "balancer api", put("edges", "api", "failed", value=[[NOW - 9, "192.0.2.1:11434", "502"]], host="edge"), "solo/gpu0 failed", "solo"),
     ("upstream-timeout", "balancer api", put("edges", "api", "failed", value=[[NOW - 9, "192.0.2.1:11434", "504"]], host="edge"), "no answer in time", "read_timeout"),
     ("no-live-upstreams", "balancer api", put("logs", API, "lines", value=[[NOW - 9, "[error] 7#7: no live upstreams while connecting"]], host="edge"), "no instance alive", "replica"),

@@ -34,7 +34,7 @@ def test_a_screen(planned: Plan) -> None:
     solo, edge = healthy()
     solo["instances"]["gpu1"] = {"version": "0.32.15", "models": []}
     solo["cards"]["rows"][1]["memory.used"] = "20000"
-    files = (Seen("/a", "differs"), Seen("/b", "edited", edited=True))
+    files = (Seen("/a", "pending"), Seen("/b", "edited"))
     found = rows(
         planned, {"solo": seen("solo", solo, *files, restart=("x.service",)), "edge": seen("edge", edge)}
     )
@@ -99,14 +99,14 @@ def test_bars(used: int, planned: int, cells: list[int]) -> None:
 
 
 def test_pending_in_words() -> None:
-    nothing = Comparison("a", "x", "x", True, (Seen("/a", "same"), Seen("/b", "edited", edited=True)))
+    nothing = Comparison("a", "x", "x", True, (Seen("/a", "same"), Seen("/b", "edited")))
     assert pending(nothing) == ()
     much = Comparison(
         "a",
         "x",
         "x",
         False,
-        (Seen("/a", "missing"), Seen("/b", "removed")),
+        (Seen("/a", "pending"), Seen("/b", "removed")),
         restart=("u",),
         stop=("v",),
         models=("m",),

@@ -138,7 +138,7 @@ def test_how_a_jump_is_written(text: str, parts: tuple[str | None, str, int | No
     assert jumps.parse(text, "h") == parts
 
 
-@pytest.mark.parametrize("text", ["", "gw:", "gw:70000", "-oX", "a b", "gw:x", "[gw"])
+@pytest.mark.parametrize("text", ["", "gw:", "gw:70000", "-oX", "a b", "gw:x", "[gw", "-o@gw", "[-o@gw"])
 def test_what_is_no_jump(text: str) -> None:
     with pytest.raises(ConnectError, match="is not a jump"):
         jumps.parse(text, "h")

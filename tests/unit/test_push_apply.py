@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,13 @@ import pytest
 from hosts import Farm, host, options, release
 
 from ogen import push
-from ogen.errors import ConnectError, RemoteError
-from ogen.inventory.model import Host
+from ogen.errors import ConnectError, HostError, RemoteError
+from ogen.inventory.model import Host, Secret
+from ogen.push import handshakes, ssh
+from ogen.push.access import Access
 from ogen.push.bundle import bundle
+from ogen.push.jumps import way
+from ogen.push.rollout import each
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def test_compare_gives_what_a_diff_needs(farm: Farm) -> None:
     wanted = targets(farm, "two")
     found = push.compare(wanted, options(farm))["a"]
     assert isinstance(found, push.Comparison)
-    assert [s.path for s in found.files if s.state == "differs"] == ["/etc/ogen/current/0.txt"]
+    assert [s.path for s in found.files if s.state == "pending"] == ["/etc/ogen/current/0.txt"]
     there = found.on_host(wanted[0].release)
     assert [f.content for f in there.files] == [b"one\n", b"1\n", b"2\n"]
 
@@ -176,6 +182,91 @@ def test_a_jump_host(farm: Farm) -> None:
     one = host(farm, "a", proxy_jump=f"tester@127.0.0.1:{farm.port('b')}")
     assert not isinstance(push.hello([one], options(farm))["a"], Exception)
     assert farm.servers["b"].connections == 1
+
+
+# ------------------------------------------------------------------------- passwords, and waits
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
+    """Four hosts that take the password "right"; the client has no key."""
+    monkeypatch.setenv("OGEN_SSH_CONFIG", "none")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with Farm(tmp_path / "farm", *"abcd", password="right") as made:
+        yield made
+
+
+def enter(farm: Farm, word: str | None, **keyring: object) -> dict[str, object]:
+    secret = Secret("env", "X") if word else None
+    hosts = [host(farm, n, key=None, password=secret) for n in farm.servers]
+    ring = push.Keyring(str(farm.folder), (farm.known_hosts,), lambda secret: word or "", **keyring)  # type: ignore[arg-type]
+    return dict(push.hello(hosts, push.Options(ring)))
+
+
+def test_a_wrong_login_password_costs_one_failure(guarded: Farm) -> None:
+    assert not [e for e in enter(guarded, "right").values() if isinstance(e, HostError)]
+    errors = [e for e in enter(guarded, "wrong").values() if isinstance(e, ConnectError)]
+    assert len(errors) == 4
+    assert sum(s.passwords.count("wrong") for s in guarded.servers.values()) == 1
+    assert sum("the password was not tried" in e.message for e in errors) == 3
+
+
+def test_a_login_password_is_asked_for_once(guarded: Farm) -> None:
+    questions: list[str] = []
+
+    def ask(question: str) -> str:
+        questions.append(question)
+        return "right"
+
+    assert not [e for e in enter(guarded, None, ask=ask).values() if isinstance(e, HostError)]
+    assert len(questions) == 1
+    assert questions[0].startswith("password of tester on ")
+
+
+def test_a_host_that_starts_no_program(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """paramiko would wait for ever for the answer."""
+    monkeypatch.setattr(ssh, "ANSWER", 0.5)
+    gate = threading.Event()
+    monkeypatch.setattr(
+        sys.modules[Farm.__module__]._Door, "check_channel_exec_request", lambda *_: gate.wait(20)
+    )
+    found = hello(farm, host(farm, "a"))
+    gate.set()
+    assert "no program can be started: no answer in time" in found.message
+
+
+def test_cheap_algorithms_and_no_nagle(farm: Farm) -> None:
+    """Also towards the first hop of a longer way."""
+    one = host(farm, "a", proxy_jump=f"tester@127.0.0.1:{farm.port('b')}")
+    ring = options(farm).keyring
+    made = ssh.connect("a", way(one, ring), ring)
+    try:
+        for hop in made.hops:
+            assert hop.transport.local_cipher == "aes128-gcm@openssh.com"
+            offered = hop.transport.get_security_options().kex
+            assert offered[:2] == ("curve25519-sha256@libssh.org", "ecdh-sha2-nistp256")
+        first = made.hops[0].wire
+        assert first.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert first._quick
+    finally:
+        made.close()
+
+
+def test_so_many_handshakes_at_once_and_no_more() -> None:
+    access = Access("192.0.2.77", 22, "me", (), False, None, None, None, None, 1.0)
+    now, most, lock = 0, 0, threading.Lock()
+
+    def one(number: int) -> None:
+        nonlocal now, most
+        with handshakes.turn(access, f"h{number}"):
+            with lock:
+                now += 1
+                most = max(most, now)
+            time.sleep(0.02)
+            with lock:
+                now -= 1
+
+    each(range(40), one, 40)
+    assert most == handshakes.LIMIT
 
 
 def test_nothing_is_left_open(farm: Farm) -> None:

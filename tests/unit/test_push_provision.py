@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ogen.errors import ConnectError, HostError, LockedError, PlaybookError
+from ogen.errors import BecomeError, ConnectError, HostError, LockedError, PlaybookError
 from ogen.inventory.model import Balancer, Gpu, Host, Inventory, Pin, Rollout, Ssh
 from ogen.playbook import load
 from ogen.push import bare, refusals
@@ -190,6 +190,13 @@ def test_serial_and_max_fail_percentage(boxes: Boxes, tmp_path: Path, bad: str, 
     boxes.errors = {name: [ConnectError("no", host=name)] for name in bad}
     done = run(tmp_path, [host(name) for name in "abcdef"], SERIAL)[1]
     assert "".join(result.status[0] for result in done) == expected
+
+
+def test_root_is_probed_everywhere_before_the_first_batch(boxes: Boxes, tmp_path: Path) -> None:
+    boxes.errors = {"f": [BecomeError("no", host="f")]}
+    events = run(tmp_path, [host(name) for name in "abcdef"], SERIAL)[0]
+    assert events.index("f connect no") < events.index("a done changed")
+    assert events[-1] == "f done no"
 
 
 def test_ctrl_c_starts_no_other_host(boxes: Boxes, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from ogen.errors import (
     RolledBack,
 )
 from ogen.inventory.model import Host
-from ogen.push.results import HostResult, Outcome, Target
-from ogen.push.rollout import in_force, lacking, stages, together
+from ogen.plan.reduced import Seat
+from ogen.push.force import in_force, lacking, stages, together
+from ogen.push.results import HostResult, Outcome, Serving, Target
 from ogen.release.model import BalancerProof, Release
 
 
@@ -67,22 +69,55 @@ def test_in_force_is_the_new_where_it_went_well_and_the_old_elsewhere() -> None:
     targets = [target("a", "gpu0", "gpu1"), target("b", "gpu0", "gpu1"), target("c", "gpu0")]
     found = {"a": seen("a", "gpu0"), "b": seen("b", "gpu0")}
     results = {"a": result("a", "applied"), "b": result("b", "rolled_back"), "c": result("c", "unreachable")}
-    assert in_force(targets, found, results) == {("a", "gpu0"), ("a", "gpu1"), ("b", "gpu0")}
+    assert set(in_force(targets, found, results)) == {("a", "gpu0"), ("a", "gpu1"), ("b", "gpu0")}
+
+
+@pytest.mark.parametrize("status", ["failed", "unreachable", "stuck", "interrupted"])
+def test_of_a_host_that_ended_nobody_knows_how_only_what_is_the_same_is_in_force(status: str) -> None:
+    """gpu0 stays as it is, gpu1 is to have another port, gpu2 is new, gpu3 goes."""
+    wish = target("a", "gpu0", "gpu1", "gpu2")
+    now = {name: Serving(port, frozenset()) for name, port in (("gpu0", 11434), ("gpu1", 1), ("gpu3", 11434))}
+    found = {"a": replace(seen("a", *now), serving=now)}
+    assert set(in_force([wish], found, {"a": result("a", status)})) == {("a", "gpu0")}
+    assert set(in_force([wish], found, {"a": result("a", "rolled_back")})) == {("a", n) for n in now}
+
+
+def test_an_instance_is_in_a_pool_only_if_it_serves_its_model_on_its_port() -> None:
+    serving = Serving(11434, frozenset({"chat"}))
+    assert serving.meets(11434, "chat")
+    assert serving.meets(None, None)
+    assert not serving.meets(11435, "chat")
+    assert not serving.meets(11434, "coder")
+    assert Serving().meets(11434, "chat"), "nothing is known: nothing is held against it"
+
+
+def test_what_could_not_be_asked_stays_in_the_pools_that_it_was_in() -> None:
+    targets = [EDGE, target("a", "gpu0", "gpu1"), target("b", "gpu0")]
+    asleep, before = {"a", "b"}, {("", "a/gpu0")}
+    assert [str(s) for s in lacking(EDGE, targets, {}, asleep, before)] == ["a/gpu1", "b/gpu0"]
+
+
+def lacks(targets: list[Target], *force: tuple[str, str]) -> list[str]:
+    return [str(seat) for seat in lacking(EDGE, targets, {place: Serving() for place in force})]
 
 
 def test_a_balancer_lacks_only_what_does_not_serve() -> None:
     targets = [EDGE, target("a", "gpu0", "gpu1"), target("b", "gpu0")]
-    assert lacking(EDGE, targets, frozenset({("a", "gpu0"), ("a", "gpu1"), ("b", "gpu0")})) == []
-    assert lacking(EDGE, targets, frozenset({("a", "gpu0"), ("b", "gpu0")})) == ["a/gpu1"]
-    assert lacking(EDGE, [EDGE], frozenset()) == [], "hosts outside of --limit are as they were"
+    assert lacks(targets, ("a", "gpu0"), ("a", "gpu1"), ("b", "gpu0")) == []
+    assert lacks(targets, ("a", "gpu0"), ("b", "gpu0")) == ["a/gpu1"]
+    assert lacks([EDGE]) == [], "hosts outside of --limit are as they were"
+
+
+def seat(host: str) -> Seat:
+    return Seat("", host, "gpu0")
 
 
 def test_hosts_that_wait_for_each_other_go_together() -> None:
     a, b, c = target("a", "gpu0"), target("b", "gpu0"), target("c", "gpu0")
-    lack = {"a": ["b/gpu0"], "b": ["a/gpu0"], "c": ["d/gpu0"]}
+    lack = {"a": [seat("b")], "b": [seat("a")], "c": [seat("d")]}
     assert together([a, b], lack) == [a, b]
     assert together([a, b, c], lack) == [a, b], "d is not coming, so c is not"
-    assert together([a, b, c], lack | {"a": ["c/gpu0"]}) == []
+    assert together([a, b, c], lack | {"a": [seat("c")]}) == []
 
 
 @pytest.mark.parametrize(
@@ -205,4 +240,60 @@ def test_an_interrupted_rollout_starts_no_other_host(farm: Farm) -> None:
 
     outcome = push.apply(fleet(farm, "one", "gpu0"), chosen, watch)
     assert statuses(outcome)["a"] == "applied"
-    assert statuses(outcome)["edge"] == "withheld"
+    assert statuses(outcome)["edge"] == "not_started"
+
+
+# -------------------------------------------------------------------------------- batches, max_fail
+def boxes(farm: Farm, text: str = "one") -> list[Target]:
+    return [Target(host(farm, name), release(name, text, "gpu0")) for name in ("a", "b", "edge")]
+
+
+def broken(farm: Farm, name: str) -> None:
+    place = farm.root(name) / "root/etc/ogen/releases"
+    place.parent.mkdir(parents=True)
+    place.write_text("in the way")
+
+
+def test_batches_go_one_after_the_other(farm: Farm) -> None:
+    events: list[push.Event] = []
+    push.apply(boxes(farm), options(farm, batches=(1, "100%")), events.append)
+    told = [(e.host, e.phase) for e in events if e.phase in ("stage", "done", "batch")]
+    assert told[:4] == [("", "batch"), ("a", "stage"), ("a", "done"), ("", "batch")]
+    assert [e.message for e in events if e.phase == "batch"] == ["expand: canary 1/3", "expand: batch 2 of 2"]
+
+
+def test_more_failures_than_max_fail_start_no_other_host(farm: Farm) -> None:
+    broken(farm, "b")
+    chosen = options(farm, batches=(1,), max_fail="10%")
+    outcome = push.apply(boxes(farm), chosen)
+    assert statuses(outcome) == {"a": "applied", "b": "failed", "edge": "not_started"}
+    assert outcome.results[2].message == "1 failed (b), and max_fail is 10% of 3: 0"
+    assert outcome.exit_code() == 3
+
+
+def test_as_many_failures_as_max_fail_stop_nothing(farm: Farm) -> None:
+    broken(farm, "b")
+    outcome = push.apply(boxes(farm), options(farm, batches=(1,), max_fail="34%"))
+    assert statuses(outcome) == {"a": "applied", "b": "failed", "edge": "applied"}
+
+
+def test_within_a_batch_nobody_is_started_either_once_too_many_failed(farm: Farm) -> None:
+    broken(farm, "a")
+    outcome = push.apply(boxes(farm), options(farm, max_fail=0, parallel=1))
+    assert statuses(outcome) == {"a": "failed", "b": "not_started", "edge": "not_started"}
+
+
+def test_nothing_starts_while_too_many_are_out_of_reach(farm: Farm) -> None:
+    farm.servers["b"].close()
+    outcome = push.apply(boxes(farm), options(farm, max_fail=0))
+    assert statuses(outcome) == {"a": "not_started", "b": "unreachable", "edge": "not_started"}
+    skipping = push.apply(boxes(farm), options(farm, max_fail=0, skip_offline=True))
+    assert statuses(skipping) == {"a": "applied", "b": "skipped", "edge": "applied"}
+    assert skipping.exit_code() == 0
+
+
+def test_a_skipped_balancer_keeps_nobody_from_shrinking(farm: Farm) -> None:
+    push.apply(fleet(farm, "one", "gpu0", "gpu1"), options(farm))
+    farm.servers["edge"].close()
+    outcome = push.apply(fleet(farm, "two", "gpu0"), options(farm, skip_offline=True))
+    assert statuses(outcome) == {"edge": "skipped", "a": "applied", "b": "applied"}

@@ -208,6 +208,15 @@ def test_the_agents_keys(farm: RealFarm, agent: Path, monkeypatch: pytest.Monkey
     works(farm, host(farm, "a", key="locked"))
 
 
+def test_a_server_that_has_enough_of_our_keys(farm: RealFarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    farm.add("a", "MaxAuthTries 3\n")
+    keys = "".join(f"IdentityFile {new_key(farm.folder / f'k{n}')}\n" for n in range(5))
+    (farm.folder / "config").write_text(keys)
+    monkeypatch.setenv("OGEN_SSH_CONFIG", str(farm.folder / "config"))
+    found = refused(farm, host(farm, "a", key=None))
+    assert "too many keys were offered: name the right one in ssh.key" in str(found.hint), found
+
+
 # --------------------------------------------------------------------------------- host keys
 @BOTH
 def test_hashed_names(farm: RealFarm, transport: str) -> None:
@@ -394,6 +403,17 @@ def test_openssh_takes_no_password(farm: RealFarm) -> None:
     farm.add("a")
     one = host(farm, "a", "openssh", password=Secret("env", "X"))
     assert "log in with a key" in str(refused(farm, one, reveal=lambda secret: "x").hint)
+
+
+def test_a_proxy_command_is_left_to_openssh(farm: RealFarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = farm.add("a").port
+    relay = farm.folder / "relay"
+    relay.write_text("exec 3<>/dev/tcp/$1/$2; cat <&3 & cat >&3; kill %1\n")
+    text = f"Host odd\n HostName {ADDRESS}\n Port {port}\n ProxyCommand bash {relay} %h %p\n"
+    (farm.folder / "config").write_text(text)
+    monkeypatch.setenv("OGEN_SSH_CONFIG", str(farm.folder / "config"))
+    told = works(farm, host(farm, "a", address="odd"))
+    assert told == ["by OpenSSH's client: ssh_config has a ProxyCommand for it"]
 
 
 def test_only_oddities_need_openssh(chain: RealFarm) -> None:

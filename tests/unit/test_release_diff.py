@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ogen.release import markdown as md
-from ogen.release.change import Change, Diff, Hidden, Kind, Origin, Side, fold
-from ogen.release.diff import MAX_LINES, NO_NEWLINE, Comparer, diff, unified
+from ogen.release.change import Change, Diff, Hidden, HostDiff, Item, Kind, Side, State, fold
+from ogen.release.diff import MAX_LINES, NO_NEWLINE, Comparer, Sides, diff, unified
 from ogen.release.document import document
 from ogen.release.model import File, ModelBuild, Release, Unit
 from ogen.release.plaintext import clean, one_line, visible
@@ -169,9 +172,13 @@ changed /etc/ogen/current/balancers/api/keys.conf (secret, not shown: <secret:MA
 
 === gpu1, gpu2
 removed /etc/ogen/current/old.txt
+--- a/gpu1/etc/ogen/current/old.txt\tbase
++++ /dev/null
 @@ -1 +0,0 @@
 -old
 changed /etc/systemd/system/ogen-ollama-gpu0.service
+--- a/gpu1/etc/systemd/system/ogen-ollama-gpu0.service\tbase
++++ b/gpu1/etc/systemd/system/ogen-ollama-gpu0.service\tinventory
 @@ -1,3 +1,3 @@
  [Service]
 -Environment=OLLAMA_CONTEXT_LENGTH=8192
@@ -236,7 +243,9 @@ def test_no_content_can_leave_its_fence() -> None:
 
 def test_no_path_can_leave_its_heading() -> None:
     path = "/etc/ogen/current/</summary><script>@you|`x\n# y"
-    shown = md.markdown(compared([release("a")], [release("a", file("x\n", path))]))
+    whole = md.markdown(compared([release("a")], [release("a", file("x\n", path))]))
+    shown = re.sub(r"(?s)^(`{3,})diff\n.*?^\1$", "", whole, flags=re.MULTILINE)
+    assert shown != whole
     assert "<script>" not in shown
     assert "@you" not in shown
     assert "\n# y" not in shown
@@ -332,14 +341,142 @@ def test_marks_are_the_same_within_a_run_only() -> None:
 
 
 # --------------------------------------------------------------------------- edited on the host
-def test_an_edited_file_is_told_from_a_pending_one() -> None:
-    compare = Comparer(3, Redactor())
-    old, new = Side.of(file("mine\n")), Side.of(file("ogen's\n"))
-    change = compare(UNIT, old, new, Origin.EDITED)
-    assert change is not None
-    assert change.origin is Origin.EDITED
-    assert compare(UNIT, new, new) is None
-    assert compare(UNIT, replace(old, content=None), new).hidden is Hidden.UNREAD  # type: ignore[type-var, union-attr]
+def three(state: State, base: str | None, mine: str | None, theirs: str | None, **extra: object) -> Change:
+    sides = [Side.of(None if text is None else file(text, **extra)) for text in (base, mine, theirs)]
+    return Comparer(3, Redactor(key=b"k")).three_way(UNIT, state, Sides(*sides))
+
+
+def shown(change: Change) -> str:
+    return text(Diff((HostDiff("gpu1", (change,)),)))
+
+
+def test_an_edit_is_what_apply_puts_back() -> None:
+    change = three(State.EDITED, "ogen's\n", "ogen's\n", "theirs\n")
+    assert (change.kind, change.lines, change.edit) == (
+        Kind.CHANGED,
+        ("@@ -1 +1 @@", "-theirs", "+ogen's"),
+        (),
+    )
+    assert f"--- a/gpu1{UNIT}\ton the host\n+++ b/gpu1{UNIT}\tinventory\n" in shown(change)
+
+
+def test_a_conflict_shows_both_diffs_from_what_was_there_before() -> None:
+    change = three(State.CONFLICT, "1\n", "2\n", "3\n")
+    assert (change.edit, change.lines) == (("@@ -1 +1 @@", "-1", "+3"), ("@@ -1 +1 @@", "-1", "+2"))
+    assert shown(change).splitlines()[1:10] == [
+        f"changed {UNIT} (edited on the host, and not yet applied; apply overwrites the edit, "
+        "kept under /etc/ogen/edited)",
+        f"--- a/gpu1{UNIT}\tin force",
+        f"+++ b/gpu1{UNIT}\ton the host",
+        "@@ -1 +1 @@",
+        "-1",
+        "+3",
+        f"--- a/gpu1{UNIT}\tin force",
+        f"+++ b/gpu1{UNIT}\tinventory",
+        "@@ -1 +1 @@",
+    ]
+
+
+def test_a_conflict_whose_first_text_is_lost_shows_what_apply_does() -> None:
+    sides = [Side.of(file(text)) for text in ("1\n", "2\n", "3\n")]
+    lost = replace(sides[0], content=None)  # type: ignore[type-var]
+    change = Comparer(3, Redactor()).three_way(UNIT, State.CONFLICT, Sides(lost, *sides[1:]))
+    assert (change.edit, change.lines) == ((), ("@@ -1 +1 @@", "-3", "+2"))
+
+
+def test_removed_and_edited_shows_the_edit_and_what_goes() -> None:
+    change = three(State.REMOVED_EDITED, "1\n", None, "2\n")
+    assert change.kind is Kind.REMOVED
+    assert (change.edit, change.lines) == (("@@ -1 +1 @@", "-1", "+2"), ("@@ -1 +0,0 @@", "-2"))
+    assert "+++ /dev/null" in shown(change)
+
+
+def test_the_same_edit_as_wanted_has_nothing_to_show_but_its_name() -> None:
+    assert three(State.CONVERGED, "1\n", "2\n", "2\n").lines == ()
+    gone = three(State.CONVERGED, "1\n", None, None)
+    assert (gone.kind, gone.lines) == (Kind.REMOVED, ())
+    assert "edited on the host to what the inventory wants" in shown(gone)
+
+
+def test_a_foreign_drop_in_is_shown_as_what_stays() -> None:
+    change = three(State.FOREIGN, None, None, "[Service]\nNice=5\n")
+    assert change.kind is Kind.ADDED
+    assert f"--- /dev/null\n+++ b/gpu1{UNIT}\ton the host\n@@ -0,0 +1,2 @@" in shown(change)
+    assert "apply leaves it" in shown(change)
+
+
+def test_a_secret_that_was_edited_is_changed_and_no_more() -> None:
+    change = three(State.CONFLICT, "a " + CANARY, "b " + CANARY, "c " + CANARY, secret=True)
+    assert (change.hidden, change.lines, change.edit) == (Hidden.SECRET, (), ())
+    told = shown(change) + json.dumps(document(Diff((HostDiff("gpu1", (change,)),))))
+    assert CANARY not in told
+    assert len(set(re.findall(r"<secret:\w{8}>", told))) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"Environment=HF_TOKEN={CANARY}",
+        f'Environment="OPENAI_API_KEY={CANARY}"',
+        f'{{"password": "{CANARY}"}}',
+        f'proxy_set_header Authorization "Bearer {CANARY}";',
+    ],
+)
+def test_what_looks_like_a_secret_in_an_edit_is_not_shown(line: str) -> None:
+    """Nobody declared it: it was typed on the host."""
+    edits = [
+        three(State.EDITED, "x\n", "x\n", f"x\n{line}\n"),
+        three(State.CONFLICT, "x\n", "y\n", f"x\n{line}\n"),
+        three(State.FOREIGN, None, None, f"{line}\n"),
+        three(State.REMOVED_EDITED, "x\n", None, f"{line}\n"),
+    ]
+    for change in edits:
+        assert "<secret:" in shown(change)
+        assert CANARY not in shown(change)
+    ours = three(State.PENDING, f"{line}\n", "x\n", f"{line}\n")
+    assert CANARY in shown(ours)  # ogen's own text; its secrets are known by value
+
+
+def test_only_what_happened_on_hosts() -> None:
+    changes = tuple(replace(three(state, "1", "2", "3"), path=f"/{state.value}") for state in State)
+    items = (Item("restart", "a", Kind.CHANGED), Item("restart", "b", Kind.CHANGED, "masked", drift=True))
+    found = Diff((HostDiff("a", changes, items, "new"), HostDiff("b", changes[:1]))).drift()
+    (host,) = found.hosts
+    assert host.host == "a"
+    assert [c.path for c in host.changes] == [f"/{s.value}" for s in State if s.is_drift]
+    assert [i.name for i in host.items] == ["b"]
+
+
+# ------------------------------------------------------------------------------ tools read it
+TEXTS = st.lists(st.sampled_from(["a", "b", "-- x", "++ y", "@@ z", ""]), max_size=8).map("\n".join)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3), st.sampled_from([0, 3]))
+@settings(max_examples=25, deadline=None)
+def test_git_apply_takes_it_for_what_render_writes(files: list[tuple[str, str]], context: int) -> None:
+    """With its headings: `ogen diff --base X | git apply` in a rendered folder; `patch -p1` does too."""
+
+    def release_of(side: int) -> Release:
+        found = [file(pair[side], f"/etc/ogen/current/{n}") for n, pair in enumerate(files) if pair[side]]
+        return release("gpu1", *found)
+
+    found = text(compared([release_of(0)], [release_of(1)], context=context))
+    with tempfile.TemporaryDirectory() as folder:
+        for one in release_of(0).files:
+            place = Path(folder, "gpu1" + one.path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(one.content)
+        apply = ["git", "-C", folder, "apply", "-p1", "--unidiff-zero", "--whitespace=nowarn", "-"]
+        done = subprocess.run(apply, input=found.encode(), capture_output=True, check=False)
+        there = {
+            f"/{p.relative_to(folder)}".removeprefix("/gpu1"): p
+            for p in Path(folder).rglob("*")
+            if p.is_file()
+        }
+        assert done.returncode == 0 or not found, done.stdout + done.stderr
+        assert {k: p.read_bytes() for k, p in there.items()} == {
+            f.path: f.content for f in release_of(1).files
+        }
 
 
 # ------------------------------------------------------------------------------------ plaintext

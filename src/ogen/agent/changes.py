@@ -1,4 +1,4 @@
-"""Operations that change the host: apply, rollback, attach, gc.
+"""Operations that change the host: apply, rollback, attach, gc, remove.
 
 `apply` and `rollback` stage under both locks and answer `prepared`; after the `commit` frame the
 transaction belongs to the host (owner.py), and the session only watches. The end of the input, or 60 s
@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import alarm, frames, leftover, links, owner, recovery, stage, store, transaction
-from .errors import AgentError
+from . import alarm, frames, gate, leftover, links, owner, recovery, stage, store, transaction
+from .errors import AgentError, disk_failed
 from .frames import Message
 from .session import Session
 from .transaction import Host, Locks, Request
@@ -138,12 +138,19 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
         _await_commit(session, first, asked)
     except Exception as error:  # whatever it is: nothing was flipped
         raise _aborted(host, first, error) from None
-    result = owner.commit(host, first["tx"], held, session.wire.tell)
+    result = owner.commit(
+        host,
+        first["tx"],
+        held,
+        session.wire.tell,
+        lambda line: gate.pass_on(host.disk, host.machine, session.wire, line),
+    )
     session.wire.send({"reply": "result", **result, "skipped": skipped})
 
 
 def _aborted(host: Host, first: Dict[str, Any], error: Exception) -> AgentError:
-    hint, log = getattr(error, "hint", None), getattr(error, "log", ())
+    error = disk_failed(error) if isinstance(error, OSError) else error
+    hint, log = getattr(error, "hint", None) or "apply again", getattr(error, "log", ())
     try:
         transaction.abort(host, first, str(error))
         leftover.collect(host)
@@ -182,3 +189,20 @@ def gc(session: Session, message: Message, data: bytes) -> None:
         session.reply(gone=leftover.collect(session.host))
     finally:
         held.drop()
+
+
+def remove(session: Session, message: Message, data: bytes) -> None:
+    """Removes ogen's own folder and its unit for recovery, when nothing of ogen's is in force any more."""
+    host = session.host
+    held = Locks(host)
+    held.take({"who": str(message.get("who", "")), "what": "remove"}, patience=10.0)
+    try:
+        manifest = host.store.manifest(host.store.current)
+        if manifest["units"] or manifest["files"]:
+            raise AgentError("a release is in force here", "`ogen retire` takes it away first")
+        owner.disarm(host)
+        host.disk.remove_tree(store.HOME)
+        host.disk.remove_tree("/run/ogen")
+    finally:
+        held.drop()
+    session.reply()

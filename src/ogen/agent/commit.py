@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Dict, List, Optional
 
-from . import alarm, prove, store, systemd
-from .errors import AgentError
+from . import alarm, gate, prove, store, systemd
+from .errors import AgentError, disk_failed
+from .gate import Gate, Lost, Say
 from .journal import Record
 from .links import add_links, drop_links, late
 from .prove import Patience
@@ -20,7 +21,14 @@ NGINX = "nginx.service"  # the machine's own
 class Transaction:
     """One transaction after its COMMIT; `first` is its BEGIN record, `done` units started by it."""
 
-    def __init__(self, host: Host, records: List[Record], tell: Tell = quiet, quick: bool = False) -> None:
+    def __init__(
+        self,
+        host: Host,
+        records: List[Record],
+        tell: Tell = quiet,
+        quick: bool = False,
+        say: Optional[Say] = None,
+    ) -> None:
         self.host = host
         self.records = records
         self.first = records[0]
@@ -31,8 +39,14 @@ class Transaction:
         self.wish = host.store.manifest(self.first["to"])
         self.force = host.store.manifest(self.first["from"])
         self.notes: List[str] = []
+        self.gate = Gate(host.machine, self._ask(say), self.patience.drain)
         self.started = host.machine.now()
         self.done: Dict[str, str] = {r["unit"]: r["hash"] for r in records if r["rec"] == "RESTARTED"}
+
+    def _ask(self, say: Optional[Say]) -> Optional[gate.Ask]:
+        if not self.first.get("gated") or not self.host.live or self.quick:
+            return None
+        return gate.through_session(self.host.disk, self.host.machine, say) if say else gate.closed
 
     def record(self, rec: str, **more: Any) -> None:
         self.host.journal.add(rec, **more)
@@ -45,7 +59,7 @@ class Transaction:
         except AgentError as error:
             return self.back(error)
         except OSError as error:
-            return self.back(AgentError("the host's disk failed: %s" % error))
+            return self.back(disk_failed(error))
         except Exception as error:  # a mistake of ours must not leave the host in between
             import traceback
 
@@ -67,27 +81,44 @@ class Transaction:
             self.balancers(self.wish, self.force)
             self.rest(self.wish, self.force)
             self.tell("commit", "stop what is no longer listed", None)
-            self.stop(systemd.removed(self.wish, self.force))
+            self.take_down(systemd.removed(self.wish, self.force), must=True)
             self.reload_shared()
         self.record("PROVEN")
 
     def hold_off(self) -> None:
         """Services of others that the release replaces, and removed instances in the way."""
-        others = [u for u in systemd.held_off(self.wish) if u in self.first["active"]]
-        self.stop(others + systemd.in_the_way(self.wish, self.force))
+        self.stop([u for u in systemd.held_off(self.wish) if u in self.first["active"]])
+        self.take_down(systemd.in_the_way(self.wish, self.force), must=False)
+
+    def take_down(self, units: List[str], must: bool) -> None:
+        """Stops instances of the old release (and other units) when nobody is served by them any more."""
+        seen = systemd.states(self.host.machine, units)
+        left = [p for p in self.force["instances"] if p["unit"] in units and seen[p["unit"]].up]
+        while left:
+            ready = self.gate.admit(left, "stop", must)
+            self.stop([p["unit"] for p in left if p["instance"] in ready])
+            left = [p for p in left if p["instance"] not in ready]
+        self.stop(units)
+        self.systemd.forget([p["unit"] for p in self.force["instances"] if p["unit"] in units])
 
     def stop(self, units: List[str]) -> None:
         """A unit whose file is gone already ("not-found") may still run, and is stopped like any other."""
         seen = systemd.states(self.host.machine, units)
         self.systemd.do("stop", [u for u in units if seen[u].active not in ("inactive", "failed")])
 
-    def move(self, wish: store.Manifest, force: store.Manifest, kinds: List[str]) -> Dict[str, str]:
-        """Starts and restarts the units of these kinds that need it; returns what it did."""
+    def moves(self, wish: store.Manifest, force: store.Manifest, kinds: List[str]) -> Dict[str, str]:
+        """Which units of these kinds must "start" or "restart"."""
         names = systemd.of_kind(wish, *kinds)
         seen = systemd.states(self.host.machine, names)
         edits = [] if self.done.keys() & set(names) else self.first["edited"]  # once is enough
         chosen = systemd.plan(wish, force, systemd.edited(seen, force, edits), self.done)
-        moves = {n: chosen[n] for n in names if chosen[n] != "keep"}
+        return {n: chosen[n] for n in names if chosen[n] != "keep"}
+
+    def move(self, wish: store.Manifest, force: store.Manifest, kinds: List[str]) -> Dict[str, str]:
+        """Starts and restarts the units of these kinds that need it; returns what it did."""
+        return self.make(wish, self.moves(wish, force, kinds))
+
+    def make(self, wish: store.Manifest, moves: Dict[str, str]) -> Dict[str, str]:
         for verb in ("restart", "start"):
             units = [n for n, what in moves.items() if what == verb]
             if units:
@@ -102,8 +133,23 @@ class Transaction:
             self.done[name] = hashes[name]
             self.record("RESTARTED", unit=name, hash=hashes[name])
 
-    def instances(self, wish: store.Manifest, force: store.Manifest, must: bool = True) -> None:
-        moves = self.move(wish, force, ["instance"])
+    def instances(self, wish: store.Manifest, force: store.Manifest, must: bool = False) -> None:
+        """Those that are down start at once; those that serve are restarted as the gate admits them."""
+        moves = self.moves(wish, force, ["instance"])
+        self.make_and_prove(wish, {n: verb for n, verb in moves.items() if verb == "start"})
+        left = [p for p in wish["instances"] if moves.get(p["unit"]) == "restart"]
+        while left:
+            try:
+                ready = self.gate.admit(left, "restart", must)
+            except Lost:
+                names = ", ".join(p["instance"] for p in left)
+                self.notes.append("the controller was lost: not restarted yet is %s; apply again" % names)
+                return
+            self.make_and_prove(wish, {p["unit"]: "restart" for p in left if p["instance"] in ready})
+            left = [p for p in left if p["instance"] not in ready]
+
+    def make_and_prove(self, wish: store.Manifest, moves: Dict[str, str]) -> None:
+        self.make(wish, moves)
         proofs = [p for p in wish["instances"] if p["unit"] in moves]
         if proofs and not self.quick:
             self.prove_all(proofs)
@@ -122,7 +168,7 @@ class Transaction:
     def versions(self) -> None:
         """Another version than the planned one serves, if it serves at all; but whoever looks must know."""
         said = [prove.other_version(self.host.machine, p) for p in self.wish["instances"]]
-        self.notes = sorted({note for note in said if note})
+        self.notes += sorted({note for note in said if note})
 
     def balancers(self, wish: store.Manifest, force: store.Manifest) -> None:
         gone = set(systemd.removed(wish, force))
@@ -160,7 +206,7 @@ class Transaction:
             self.record("END", how="applied")
         except (AgentError, OSError) as error:
             why = "the release is in force and proven, but its end could not be written: %s" % error
-            return self.alarm(AgentError(why, alarm.UNFINISHED))
+            return self.alarm(AgentError(why, alarm.UNFINISHED), error)
         return result
 
     # --------------------------------------------------------------------------------- back
@@ -207,7 +253,7 @@ class Transaction:
         active = set(self.first["active"])
         # What this transaction has started runs with the new hash; all else as it was.
         old = {**wish, "units": [u for u in wish["units"] if u["name"] in active]}
-        self.instances(old, old)
+        self.instances(old, old, must=True)
         self.balancers({**old, "balancers": [p for p in old["balancers"] if p["unit"] in active]}, old)
         self.rest(old, old)
         ours = {u["name"] for u in wish["units"]}
@@ -246,7 +292,7 @@ class Transaction:
         message = "%s; and the previous release could not be proven: %s" % (error.message, worse)
         log = list(error.log) + list(getattr(worse, "log", ()))
         hint = "; ".join(hint for hint in (error.hint, _STUCK) if hint)
-        result = self.alarm(AgentError(message, hint, log))
+        result = self.alarm(AgentError(message, hint, log), worse)
         try:
             self.read_back()
         except (AgentError, OSError):
@@ -254,9 +300,10 @@ class Transaction:
         self.end(result, "STUCK", why=message)
         return result
 
-    def alarm(self, error: AgentError) -> Result:
+    def alarm(self, error: AgentError, cause: Exception) -> Result:
+        """`disk` tells that the disk is the cause: what can't be done now can be when it is mended."""
         alarm.sound(self.host, error.message, error.hint or _STUCK)
-        return self.result("stuck", error.message, error)
+        return {**self.result("stuck", error.message, error), "disk": isinstance(cause, OSError)}
 
     def result(self, status: str, message: str, error: Optional[AgentError] = None) -> Result:
         return {

@@ -1,25 +1,39 @@
-"""The host against a release: same, missing, not yet applied, or edited on the host. Changes nothing."""
+"""The host against a release, three-way: each file's base, wish and state on the host. Changes nothing."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
-from . import alarm, journal, librarian, locks, prove, store, systemd
+from . import alarm, drift, journal, librarian, locks, prove, store, systemd
 from . import disk as names
 from .disk import Disk
 from .machine import Machine
 
-MAX_TEXT = 256 * 1024  # of one file that is sent back
+MAX_TEXT = store.MAX_TEXT  # of one file that is sent back
 MAX_ALL = 16 * 1024 * 1024
 
 Report = Dict[str, Any]
 
 
+class Version(NamedTuple):
+    """A file as one side has it. Two that are equal need nothing done."""
+
+    kind: str  # file | link | other
+    sha256: str  # of the content, or of a link's target
+    mode: int
+    owner: str
+    group: str
+    linked: bool  # reached through a link of ogen's
+
+
 def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool) -> Tuple[Report, bytes]:
-    """The report, and the texts of files that differ one after the other (`text` is their size)."""
+    """The report, and the texts of files that differ one after the other.
+
+    `text` and `base_text` are sizes: of the host's text, and of the one that ogen had put there.
+    """
     held = store.Store(disk)
     current = held.current
     own = held.manifest(current)
@@ -30,12 +44,20 @@ def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool)
         "stuck": alarm.heard(disk),
         "idle": journal.Journal(disk).state() == "idle",
         "instances": [i["instance"] for i in own["instances"]],
-        "files": _files(disk, current, own, wish),
+        "serving": {
+            i["instance"]: {"port": i["port"], "models": [m["model"] for m in i["models"]]}
+            for i in own["instances"]
+        },
+        "pools": {b["balancer"]: b.get("pools", {}) for b in own["balancers"]},
+        "files": Files(disk, held, own, wish).report() + _foreign(disk, own, wish),
         "missing": _missing(held, wish),
     }
-    data = _texts(disk, report["files"]) if want_text else b""
+    data = _texts(held, report["files"], own) if want_text else b""
+    report["why"] = {}
     report.update(_running(disk, machine, wish, own))
     report["links"] = _links(disk, held, wish, current)
+    if current is not None:
+        report["why"].update({path: drift.link_reason(disk, path) for path in report["links"]})
     report["whole"] = (
         current is not None and report["release"] == store.identify(wish) and not held.damage(current)
     )
@@ -59,50 +81,80 @@ def locked(disk: Disk) -> Optional[str]:
 
 
 # ---------------------------------------------------------------------------------------- files
-def _files(disk: Disk, current: Optional[str], own: store.Manifest, wish: store.Manifest) -> List[Report]:
-    ours = {e["path"]: e for e in own["files"]}
-    wanted = {e["path"]: e for e in wish["files"]}
-    return [_file(disk, current, ours.get(path), wanted.get(path)) for path in sorted({*ours, *wanted})]
+class Files:
+    """The files of the release in force and of the wish, each as one line of the report."""
+
+    def __init__(self, disk: Disk, held: store.Store, own: store.Manifest, wish: store.Manifest) -> None:
+        self.disk = disk
+        self.current = held.current
+        self.own = {e["path"]: e for e in own["files"]}
+        self.wish = {e["path"]: e for e in wish["files"]}
+
+    def report(self) -> List[Report]:
+        return [self._file(path) for path in sorted({*self.own, *self.wish})]
+
+    def _file(self, path: str) -> Report:
+        """Path and state; what else there is to know, unless it is the same."""
+        own, wish = self.own.get(path), self.wish.get(path)
+        entry = own or wish
+        assert entry is not None
+        place, found, linked = self._place(own, entry)
+        base, mine = self._wanted(own), self._wanted(wish)
+        report = {"at": place, **_seen(self.disk, place, found)} if found else {}
+        theirs = self._there(report, [e for e in (own, wish) if e], linked) if found else None
+        replaced = theirs is not None and bool(entry["link"]) and not linked
+        state = drift.classify(base, mine, theirs, replaced and report["kind"] != "file")
+        if state == drift.SAME:
+            return {"path": path, "state": state}
+        secret = bool((own and own["secret"]) or (wish and wish["secret"]))
+        report.update({"path": path, "state": state, "secret": secret})
+        if replaced:
+            report["replaced"] = True  # what is there took the place of the link
+        if base and state in drift.EDITS:
+            report["base"] = {k: getattr(base, k) for k in ("sha256", "mode", "owner", "group")}
+        return report
+
+    def _place(
+        self, own: Optional[store.Entry], entry: store.Entry
+    ) -> Tuple[str, Optional[os.stat_result], bool]:
+        """Where the content is: in the tree in force, or at its path if that is no link of ours."""
+        inside = "%s/%s" % (store.tree(self.current), entry["stored"]) if self.current else ""
+        linked = bool(entry["link"]) and self.disk.link(entry["path"]) == (
+            store.CURRENT + "/root" + entry["path"]
+        )
+        if entry["link"] and not linked:
+            return entry["path"], self.disk.lstat(entry["path"]), False
+        return inside, self.disk.lstat(inside) if own and self.current else None, linked
+
+    def _wanted(self, entry: Optional[store.Entry]) -> Optional[Version]:
+        if entry is None:
+            return None
+        owner, group = ("", "") if self.disk.relocated else (entry["owner"], entry["group"])
+        return Version("file", entry["sha256"], entry["mode"], owner, group, bool(entry["link"]))
+
+    def _there(self, seen: Report, entries: List[store.Entry], linked: bool) -> Version:
+        """An owner known by several names has the manifest's; a relocated root compares none."""
+        owner, group = ("", "") if self.disk.relocated else (seen["owner"], seen["group"])
+        for entry in [] if self.disk.relocated else entries:
+            if store.owned(self.disk, seen["uid"], seen["gid"], entry):
+                owner, group = entry["owner"], entry["group"]
+        return Version(seen["kind"], seen["sha256"], seen["mode"], owner, group, linked)
 
 
-def _file(
-    disk: Disk, current: Optional[str], own: Optional[store.Entry], wish: Optional[store.Entry]
-) -> Report:
-    entry = own or wish
-    assert entry is not None
-    place, found = _place(disk, current, own, entry)
-    secret = bool((own and own["secret"]) or (wish and wish["secret"]))
-    report: Report = {"path": entry["path"], "at": place, "secret": secret}
-    if found is None:
-        return {**report, "state": "missing" if wish else "gone"}
-    seen = _seen(disk, place, found)
-    report.update(seen)
-    if wish and _equal(disk, seen, wish):
-        return {**report, "state": "same"}
-    edited = own is None or not _equal(disk, seen, own)
-    if wish is None:
-        return {**report, "state": "removed", "edited": edited}
-    return {**report, "state": "edited" if edited else "differs"}
-
-
-def _place(
-    disk: Disk, current: Optional[str], own: Optional[store.Entry], entry: store.Entry
-) -> Tuple[str, Optional[os.stat_result]]:
-    """Where the file's content is: in the tree in force, or at its path if that is no link of ours."""
-    inside = "%s/%s" % (store.tree(current), entry["stored"]) if current else ""
-    if entry["link"]:
-        target = disk.link(entry["path"])
-        if target != store.CURRENT + "/root" + entry["path"]:
-            return entry["path"], disk.lstat(entry["path"])
-    if own and current:
-        return inside, disk.lstat(inside)
-    return inside, None
+def _foreign(disk: Disk, own: store.Manifest, wish: store.Manifest) -> List[Report]:
+    found = []
+    for path in drift.dropins(disk, own, wish):
+        there = disk.lstat(path)
+        if there is not None:
+            seen = _seen(disk, path, there)
+            found.append({"at": path, **seen, "path": path, "state": drift.FOREIGN, "secret": False})
+    return found
 
 
 def _seen(disk: Disk, place: str, found: os.stat_result) -> Report:
     kind = "file" if stat.S_ISREG(found.st_mode) else "link" if stat.S_ISLNK(found.st_mode) else "other"
     data = disk.read_or(place) if kind == "file" else (disk.link(place) or "").encode()
-    return {
+    seen: Report = {
         "kind": kind,
         "sha256": hashlib.sha256(data).hexdigest(),
         "size": len(data),
@@ -112,28 +164,29 @@ def _seen(disk: Disk, place: str, found: os.stat_result) -> Report:
         "owner": names.user_name(found.st_uid),
         "group": names.group_name(found.st_gid),
     }
+    return {**seen, "target": data.decode("utf-8", "replace")[:4096]} if kind == "link" else seen
 
 
-def _equal(disk: Disk, seen: Report, entry: store.Entry) -> bool:
-    return (
-        seen["kind"] == "file"
-        and seen["sha256"] == entry["sha256"]
-        and seen["mode"] == entry["mode"]
-        and store.owned(disk, seen["uid"], seen["gid"], entry)
-    )
-
-
-def _texts(disk: Disk, files: List[Report]) -> bytes:
+def _texts(held: store.Store, files: List[Report], own: store.Manifest) -> bytes:
     """Contents of what differs; a secret's or a large file's content stays on the host."""
     parts: List[bytes] = []
+    entries = {e["path"]: e for e in own["files"]}
     room = MAX_ALL
+
+    def add(report: Report, key: str, data: Optional[bytes]) -> None:
+        nonlocal room
+        if data is not None and len(data) <= min(MAX_TEXT, room):
+            parts.append(data)
+            report[key] = len(data)
+            room -= len(data)
+
     for report in files:
-        if report["state"] in ("same", "missing", "gone") or report["secret"] or report["kind"] != "file":
+        if report.get("secret", True) or report["state"] == drift.CONVERGED:
             continue
-        if report["size"] <= min(MAX_TEXT, room):
-            parts.append(disk.read_or(report["at"]))
-            report["text"] = len(parts[-1])
-            room -= len(parts[-1])
+        if report.get("kind") == "file" and report["size"] <= MAX_TEXT:
+            add(report, "text", held.disk.read_or(report["at"]))
+        if report["state"] in (drift.CONFLICT, drift.REMOVED_EDITED) and held.current:
+            add(report, "base_text", held.original(held.current, entries[report["path"]]))
     return b"".join(parts)
 
 
@@ -156,6 +209,7 @@ def _links(disk: Disk, held: store.Store, wish: store.Manifest, current: Optiona
 
 # --------------------------------------------------------------------------------------- running
 def _running(disk: Disk, machine: Machine, wish: store.Manifest, own: store.Manifest) -> Report:
+    """What an apply would start, restart, reload, stop and make; `why` a unit is not as the release says."""
     report: Report = {
         "restart": [],
         "reload": [],
@@ -165,16 +219,23 @@ def _running(disk: Disk, machine: Machine, wish: store.Manifest, own: store.Mani
     }
     if disk.relocated:
         return {**report, "stop": [], "skipped": ["systemd", "models", "nginx -t"]}
-    seen = systemd.states(machine, [u["name"] for u in wish["units"]])
+    asked = sorted({*drift.names_of(wish), *drift.names_of(own)})
+    seen = systemd.states(machine, asked)
     held = store.Store(disk)
     damage = held.damage(held.current) if held.current else []
-    decisions = systemd.plan(wish, own, systemd.edited(seen, own, damage), {})
+    seen = systemd.edited(seen, own, damage)
+    decisions = systemd.plan(wish, own, seen, {})
+    served = {
+        proof["unit"]: prove.balancer_hash(machine, proof)
+        for proof in {p["unit"]: p for p in [*own["balancers"], *wish["balancers"]]}.values()
+        if proof["unit"] not in seen or seen[proof["unit"]].up
+    }
     report["restart"] = [name for name, what in decisions.items() if what != "keep"]
     report["reload"] = [
         proof["unit"]
         for proof in wish["balancers"]
-        if decisions.get(proof["unit"], "keep") == "keep"
-        and prove.balancer_hash(machine, proof) != proof["hash"]
+        if decisions.get(proof["unit"], "keep") == "keep" and served.get(proof["unit"]) != proof["hash"]
     ]
     report["models"] = [m["name"] for m in librarian.missing(wish)]
+    report["why"] = drift.reasons(own, seen, served)
     return report

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any, Dict, Optional, Sequence
+
+_NO_ROOM = "free space or inodes on the file system of /etc/ogen (df -h, df -i), then apply again"
+_READ_ONLY = "mount it writable again (the kernel's log says why it is not), then apply again"
+_MEND = {errno.ENOSPC: _NO_ROOM, errno.EDQUOT: _NO_ROOM, errno.EROFS: _READ_ONLY}
 
 
 class AgentError(Exception):
@@ -48,3 +53,10 @@ class Broken(AgentError):
     """The journal can't be read: a line other than the last one is damaged."""
 
     kind = "stuck"
+
+
+def disk_failed(error: OSError) -> AgentError:
+    """An operation of the system that failed: what, where as far as it is known, and how to mend it."""
+    where = "%s: " % error.filename if isinstance(error.filename, str) else ""
+    why = (error.strerror or str(error)).lower()
+    return AgentError("the host's disk failed: %s%s" % (where, why), _MEND.get(error.errno or 0))

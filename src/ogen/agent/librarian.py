@@ -17,6 +17,7 @@ from .errors import AgentError
 from .machine import Machine
 
 UNIT = "ogen-librarian-stage"
+GUARD = "ogen-librarian-guard"  # lives as long as the agent, and takes the librarian with it
 DEFAULT_HOST = "registry.ollama.ai"
 MARGIN = 1 << 30  # bytes that stay free on the models' disk
 
@@ -158,7 +159,7 @@ def provide(
                 _send(machine, port, where, digest, fetch, named)
             _make(machine, port, where, model, named)
     finally:
-        machine.run(["systemctl", "stop", UNIT + ".service"])
+        machine.run(["systemctl", "stop", UNIT + ".service", GUARD + ".service"])
     return [m["name"] for m in wanted]
 
 
@@ -220,8 +221,11 @@ def _await(machine: Machine, port: int, seconds: float = 30.0) -> None:
 
 
 def start(machine: Machine, unit_text: str) -> None:
-    machine.run(["systemctl", "stop", UNIT + ".service"])
-    machine.run(["systemctl", "reset-failed", UNIT + ".service"])
+    units = [UNIT + ".service", GUARD + ".service"]
+    machine.run(["systemctl", "stop", *units])
+    machine.run(["systemctl", "reset-failed", *units])
+    guard = ["tail", "-s", "1", "--pid=%d" % os.getpid(), "-f", "/dev/null"]
+    machine.run(["systemd-run", "--quiet", "--collect", "--unit=" + GUARD, "--", *guard])
     done = machine.run(transient(unit_text))
     if done.code:
         hint = None
@@ -243,7 +247,8 @@ def transient(unit_text: str) -> List[str]:
             command += ["-p", "%s=%s" % (key, value)]
     if not program:
         raise AgentError("the librarian's unit has no ExecStart")
-    return [*command, "--", *program]
+    bound = ["-p", "BindsTo=%s.service" % GUARD, "-p", "After=%s.service" % GUARD]
+    return [*command, *bound, "--", *program]
 
 
 def service_lines(text: str) -> List[Tuple[str, str]]:

@@ -7,13 +7,13 @@ a link and not have come to its fsync.
 from __future__ import annotations
 
 import stat
-from typing import Iterable, List, Tuple
+from typing import Iterable, List, Sequence, Tuple
 
 from .disk import NEW, Disk, above
 from .errors import AgentError
-from .store import CURRENT, UNITS, Links, Store
+from .store import CURRENT, UNITS, Links, Store, tree
 
-EDITED = "/etc/ogen/edited"  # what stood in the place of a link of ours, by its path
+EDITED = "/etc/ogen/edited"  # what somebody made of ogen's files before an apply wrote them anew, by path
 LATE = ("/etc/nginx/conf.d/",)  # a link that dangles here fails every `nginx -t`: made after the flip
 
 
@@ -52,12 +52,16 @@ def is_ours(disk: Disk, path: str) -> bool:
     return target is not None and (target.startswith(CURRENT + "/") or target == "../" + name)
 
 
-def keep_aside(disk: Disk, links: Links) -> None:
-    """Copies of edited files that links of ours are about to replace."""
-    for path in links:
-        if _is_file(disk, path):
+def keep_aside(disk: Disk, links: Links, damage: Sequence[str]) -> None:
+    """Copies of edited files: of those in links' places, and of those in the tree that goes out of force."""
+    edited, held = {path: path for path in links}, Store(disk)
+    for entry in held.manifest(held.current)["files"]:
+        if entry["path"] in damage:
+            edited.setdefault(entry["path"], "%s/%s" % (tree(str(held.current)), entry["stored"]))
+    for path, place in edited.items():
+        if _is_file(disk, place):
             disk.folder(above(EDITED + path))
-            disk.replace(EDITED + path, disk.read(path))
+            disk.replace(EDITED + path, disk.read(place))
 
 
 def late(links: Links) -> Links:

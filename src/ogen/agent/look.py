@@ -10,11 +10,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Tuple
 
-from . import alarm, compare, look_cards, look_log, look_store, prove
+from . import alarm, compare, leases, look_cards, look_log, look_store, prove
+from .disk import Disk
 from .frames import Message
 from .machine import Machine
 from .session import Session
 from .store import Manifest
+from .transaction import Host
 
 Seen = Dict[str, Any]
 STOCK = "ollama.service"
@@ -45,14 +47,14 @@ def look(session: Session, message: Message, data: bytes) -> None:
         balancers=manifest["balancers"],
     )
     if host.live:
-        seen.update(_live(host.machine, manifest))
+        seen.update(_live(host.disk, host.machine, manifest))
         if message.get("deep"):
             seen.update(_deep(host.machine, manifest, message, seen["units"]))
     session.reply(seen=seen)
 
 
-def _live(machine: Machine, manifest: Manifest) -> Seen:
-    """Units, cards, what each instance answers, the hash that each balancer serves."""
+def _live(disk: Disk, machine: Machine, manifest: Manifest) -> Seen:
+    """Units, cards, what each instance answers, the hash that each balancer serves, leases."""
     proven = [proof["unit"] for proof in [*manifest["instances"], *manifest["balancers"]]]
     names = sorted({u["name"] for u in manifest["units"] if "@" not in u["name"]} | {*proven, STOCK})
     with ThreadPoolExecutor(16) as pool:
@@ -63,6 +65,7 @@ def _live(machine: Machine, manifest: Manifest) -> Seen:
         return {
             "units": units,
             "cards": cards.result(),
+            **leases.listed(Host(disk, machine)),
             "instances": {p["instance"]: a for p, a in zip(manifest["instances"], answers)},  # noqa: B905
             "hashes": {p["balancer"]: h for p, h in zip(manifest["balancers"], hashes)},  # noqa: B905
         }

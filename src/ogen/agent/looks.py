@@ -1,4 +1,6 @@
-"""Operations that look at the host and change nothing: hello, compare, history, releases, stored."""
+"""Operations that look at the host and change nothing: hello, compare, history, releases, stored,
+connections.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +35,10 @@ def releases(session: Session, message: Message, data: bytes) -> None:
 def stored(session: Session, message: Message, data: bytes) -> None:
     """Digest and size of each source that the host's store of models holds."""
     session.reply(models=librarian.stored(message["models_dir"], message["sources"]))
+
+
+def connections(session: Session, message: Message, data: bytes) -> None:
+    """Who holds a connection to each of `ports`."""
+    from . import gate
+
+    session.reply(connections={str(port): gate.connections(int(port)) for port in message["ports"]})

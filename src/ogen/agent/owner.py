@@ -13,12 +13,12 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from . import alarm, journal, leftover, locks, recovery, systemd, transaction
 from .commit import Transaction
 from .disk import above
-from .errors import AgentError, Broken
+from .errors import AgentError, Broken, disk_failed
 from .transaction import Host, Locks, Result, Tell
 
 AGENTS = "/etc/ogen/agent"
@@ -26,6 +26,16 @@ PROGRESS = "/run/ogen/progress.jsonl"
 UNIT = "ogen-tx.service"
 RECOVER = "/etc/systemd/system/ogen-recover.service"
 WANTED = "/etc/systemd/system/basic.target.wants/ogen-recover.service"
+
+ABORTED = {
+    "status": "aborted",
+    "message": "aborted before the flip, nothing has changed",
+    "hint": "apply again",
+    "log": [],
+}
+DISK = 3.0  # seconds until a disk that could not be written is tried again
+
+Ask = Callable[[Dict[str, Any]], None]
 
 _RECOVER_TEXT = """\
 # Written by ogen: brings an interrupted apply to its end at boot, before any of its units starts.
@@ -74,9 +84,20 @@ def arm(host: Host) -> None:
         host.disk.sync_folder(above(RECOVER))
 
 
+def disarm(host: Host) -> None:
+    """Takes that unit away again."""
+    if host.live:
+        host.disk.remove(WANTED)
+        host.disk.remove(RECOVER)
+        host.machine.run(["systemctl", "daemon-reload"])
+
+
 # ------------------------------------------------------------------------------- the session's side
-def commit(host: Host, tx: str, held: Locks, tell: Tell) -> Result:
-    """Hands the transaction to its service, and watches; without systemd it is done right here."""
+def commit(host: Host, tx: str, held: Locks, tell: Tell, ask: Ask) -> Result:
+    """Hands the transaction to its service, and watches; without systemd it is done right here.
+
+    `ask` takes the service's questions to the controller.
+    """
     if not host.live:
         _deaf()
         result = Transaction(host, host.journal.records(), tell).run()
@@ -84,24 +105,33 @@ def commit(host: Host, tx: str, held: Locks, tell: Tell) -> Result:
         return result
     _forget_progress(host)
     held.journal.drop()  # the service takes it; the session's own lock keeps others out
-    host.machine.run(["systemctl", "reset-failed", UNIT])
     done = host.machine.run(command(host, tx))
+    if done.code:
+        _clear_away(host)
+        done = host.machine.run(command(host, tx))
     if done.code:
         held.journal.take({"what": "abort"}, patience=5.0)
         transaction.abort(host, host.journal.records()[0], "systemd-run failed")
         raise AgentError("the commit's service does not start: %s" % done.text.strip())
-    return follow(host, tx, tell)
+    return follow(host, tx, tell, ask)
+
+
+def _clear_away(host: Host) -> None:
+    """An earlier run of the service that waits for its disk: what it was to end has been ended since."""
+    for verb in (["kill", "-s", "KILL"], ["stop"], ["reset-failed"]):
+        host.machine.run(["systemctl", *verb, UNIT])
 
 
 def command(host: Host, tx: str) -> List[str]:
-    """A failure or a kill restarts the service, and it goes on where the journal says."""
-    options = ["Type=exec", "Restart=on-failure", "RestartSec=1", "KillMode=mixed", "OOMScoreAdjust=-500"]
+    """A failure or a kill restarts the service, as often as it takes: it goes on where the journal says."""
+    options = ["Type=exec", "Restart=on-failure", "RestartSec=1", "StartLimitIntervalSec=0"]
+    options += ["KillMode=mixed", "OOMScoreAdjust=-500"]
     properties = [part for option in options for part in ("-p", option)]
     program = [sys.executable or "/usr/bin/python3", "-I", agent_path(host), "commit", tx]
     return ["systemd-run", "--quiet", "--collect", "--unit=" + UNIT, *properties, "--", *program]
 
 
-def follow(host: Host, tx: str, tell: Tell) -> Result:
+def follow(host: Host, tx: str, tell: Tell, ask: Optional[Ask] = None) -> Result:
     """The events of a transaction as its service writes them; returns its result."""
     seen, quiet_since = 0, time.monotonic()
     while True:
@@ -109,6 +139,11 @@ def follow(host: Host, tx: str, tell: Tell) -> Result:
         for line in lines[seen:]:
             if "result" in line:
                 return dict(line["result"])
+            if "ask" in line:
+                if ask:
+                    ask(line)
+                quiet_since = time.monotonic()
+                continue
             tell(line["event"], line["text"], line.get("percent"))
             quiet_since = time.monotonic()
         seen = len(lines)
@@ -137,8 +172,8 @@ def _ended(host: Host, tx: str, tell: Tell) -> Result:
         return result
     for entry in reversed(transaction.history(host)):
         if entry.get("tx") == tx:
-            return {**entry, "current": host.store.current, "log": []}
-    return {"tx": tx, "status": "aborted", "message": "the transaction was aborted", "log": []}
+            return {**entry, "current": host.store.current, "restarted": [], "log": []}
+    return {"tx": tx, **ABORTED}
 
 
 def _progress(host: Host, tx: str) -> List[Dict[str, Any]]:
@@ -164,23 +199,41 @@ def run_commit(host: Host, tx: str) -> int:
     """What ogen-tx.service runs: the transaction `tx`, if it is still the one that was prepared."""
     _deaf()
     lock = locks.Lock(host.disk, locks.JOURNAL)
-    lock.take({"what": "commit " + tx}, patience=10.0)
     try:
+        lock.take({"what": "commit " + tx}, patience=10.0)
         records = _records(host)
         if records is not None and (journal.idle(records) or records[0].get("tx") != tx):
             return 0
-        tell = _teller(host, tx)
-        if records is not None and records[-1]["rec"] == "PREPARED":
-            result: Optional[Result] = Transaction(host, records, tell).run()
-        else:  # an earlier run of this service was killed
-            result = recovery.recover(host, tell)
-        _write(
-            host, {"tx": tx, "result": result or {"tx": tx, "status": "aborted", "message": "", "log": []}}
-        )
+        result = _carry_out(host, tx, records)
+        _write(host, {"tx": tx, "result": result})
         _collect(host)
+    except OSError as error:
+        plain = disk_failed(error)
+        result = {"tx": tx, "status": "stuck", "message": plain.message, "hint": plain.hint, "disk": True}
+        _write(host, {"tx": tx, "result": _waiting(result)})
     finally:
         lock.drop()
-    return 0
+    if not result.get("disk"):
+        return 0
+    time.sleep(DISK)
+    return 1  # systemd starts the service again
+
+
+def _carry_out(host: Host, tx: str, records: Optional[List[journal.Record]]) -> Result:
+    tell, say = _teller(host, tx), _sayer(host, tx)
+    if records is not None and records[-1]["rec"] == "PREPARED":
+        result: Optional[Result] = Transaction(host, records, tell, say=say).run()
+    else:  # an earlier run of this service was killed
+        result = recovery.recover(host, tell, say=say)
+    return _waiting(result) if result else {"tx": tx, **ABORTED}
+
+
+def _waiting(result: Result) -> Result:
+    """Where the disk can't be written now, neither forward nor back is possible: the service tries again."""
+    if not result.get("disk"):
+        return result
+    told = "%s; the host goes on with this apply by itself as soon as it can" % result["message"]
+    return {"log": [], **result, "status": "waiting", "message": told}
 
 
 def _records(host: Host) -> Optional[List[journal.Record]]:
@@ -218,6 +271,10 @@ def _teller(host: Host, tx: str) -> Tell:
         _write(host, {"tx": tx, "event": phase, "text": text, "percent": percent})
 
     return tell
+
+
+def _sayer(host: Host, tx: str) -> Ask:
+    return lambda line: _write(host, {"tx": tx, **line})
 
 
 def _write(host: Host, line: Dict[str, Any]) -> None:

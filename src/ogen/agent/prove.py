@@ -15,16 +15,18 @@ Proof = Dict[str, Any]
 
 
 class Patience(NamedTuple):
-    """Seconds: how long a unit must stay up, and how long to wait for an answer, a load, a reload."""
+    """Seconds: how long a unit must stay up from its start on, and the longest wait for what a field names."""
 
-    settle: float = 3.0
+    settle: float = 6.0
     answer: float = 60.0
     load: float = 300.0
     reload: float = 15.0  # nginx tries to bind for about 2.5 s before it gives up
+    drain: float = 600.0  # until an instance that goes down has ended what it had begun
 
 
 def instance(machine: Machine, proof: Proof, patience: Patience) -> None:
-    """Raises Unproven, naming what is wrong, with the unit's last lines."""
+    """Raises Unproven, naming what is wrong, with the unit's last lines. It was started just now."""
+    steady_from = machine.now() + patience.settle
     try:
         first = _up(machine, proof["unit"])
         _answers(machine, proof, patience.answer)
@@ -32,7 +34,7 @@ def instance(machine: Machine, proof: Proof, patience: Patience) -> None:
         for served in proof["models"]:
             if served["resident"]:
                 _loaded(machine, proof, served, patience.load)
-        _stays(machine, proof["unit"], first, patience.settle)
+        _stays(machine, proof["unit"], first, steady_from)
     except Unproven as error:
         log = error.log or systemd.Systemd(machine).log([proof["unit"]])
         hint = error.hint or other_version(machine, proof)
@@ -49,26 +51,28 @@ def other_version(machine: Machine, proof: Proof) -> Optional[str]:
 
 
 def steady(machine: Machine, names: List[str], patience: Patience) -> None:
-    """Services without a proof of their own: active, and still the same process after a while."""
-    seen = {name: _up(machine, name) for name in names}
-    for name, first in seen.items():
-        _stays(machine, name, first, patience.settle / len(seen))
+    """Services without a proof of their own: active, and still the same process after a while. They load
+    nothing: half of an instance's time will do."""
+    end = machine.now() + patience.settle / 2
+    for name, first in {name: _up(machine, name) for name in names}.items():
+        _stays(machine, name, first, end)
 
 
 def _up(machine: Machine, unit: str) -> systemd.State:
     found = systemd.states(machine, [unit])[unit]
     if not found.up or not found.pid:
         log = systemd.Systemd(machine).log([unit])
-        raise Unproven("%s is %s" % (unit, found.active), log=log)
+        state = "failed, and is being started again" if found.active == "activating" else found.active
+        raise Unproven("%s is %s" % (unit, state), log=log)
     return found
 
 
-def _stays(machine: Machine, unit: str, first: systemd.State, seconds: float) -> None:
-    end = machine.now() + seconds
+def _stays(machine: Machine, unit: str, first: systemd.State, end: float) -> None:
+    """Looks until the monotonic time `end`, and at least once."""
     while True:
-        now = _up(machine, unit)
-        if now.pid != first.pid or now.restarts != first.restarts:
-            raise Unproven("%s died and was started again" % unit, log=systemd.Systemd(machine).log([unit]))
+        now = systemd.states(machine, [unit])[unit]
+        if not now.up or now.pid != first.pid or now.restarts != first.restarts:
+            raise Unproven("%s died soon after its start" % unit, log=systemd.Systemd(machine).log([unit]))
         if machine.now() >= end:
             return
         machine.wait(min(0.5, max(0.05, end - machine.now())))

@@ -14,12 +14,17 @@ from typing import List, Optional
 from . import alarm, leftover, links
 from .commit import Transaction
 from .errors import AgentError
+from .gate import Say
 from .journal import Record, idle
 from .transaction import Host, Result, Tell, abort, flip, quiet
 
 
-def recover(host: Host, tell: Tell = quiet, boot: bool = False) -> Optional[Result]:
-    """Brings an unfinished transaction to its end; None if there is none. Both locks must be held."""
+def recover(
+    host: Host, tell: Tell = quiet, boot: bool = False, say: Optional[Say] = None
+) -> Optional[Result]:
+    """Brings an unfinished transaction to its end; None if there is none. Both locks must be held.
+
+    `say` reaches a controller that watches: without one, no instance that serves is restarted."""
     leftover.sweep(host)
     try:
         records = host.journal.records()
@@ -31,7 +36,7 @@ def recover(host: Host, tell: Tell = quiet, boot: bool = False) -> Optional[Resu
         if how == "abort":
             abort(host, records[0], "recovered")
             return None
-        transaction = Transaction(host, records, tell, quick=boot)
+        transaction = Transaction(host, records, tell, quick=boot, say=say)
     except AgentError as error:  # the journal, or a release that it names, can't be read
         return _unreadable(host, error)
     if how == "finish":
@@ -41,7 +46,8 @@ def recover(host: Host, tell: Tell = quiet, boot: bool = False) -> Optional[Resu
     if how == "forward":
         transaction.record("AGAIN")
         return transaction.run()
-    return transaction.back(AgentError("the apply was interrupted"))
+    why = next((str(r["why"]) for r in records if r["rec"] == "REVERTING"), "the apply was interrupted")
+    return transaction.back(AgentError(why, "apply again"))
 
 
 def outcome(records: List[Record], current: Optional[str], boot: str) -> str:

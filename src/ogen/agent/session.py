@@ -11,10 +11,10 @@ import traceback
 from typing import Any, Callable
 
 from . import frames
-from .errors import AgentError
+from .errors import AgentError, disk_failed
 from .frames import Message
 from .transaction import Host
-from .wire import Wire
+from .wire import Silence, Wire
 
 #: operation → module with a function of that name
 OPERATIONS = {
@@ -29,6 +29,12 @@ OPERATIONS = {
     "rollback": "changes",
     "attach": "changes",
     "gc": "changes",
+    "remove": "changes",
+    "restart": "restarts",
+    "connections": "looks",
+    "lease": "leases",
+    "unlease": "leases",
+    "leases": "leases",
     "steps": "playbook",
     "ansible_facts": "playbook",
 }
@@ -54,7 +60,10 @@ class Session:
                 return
             if frame is None:
                 return
-            self.answer(*frame)
+            try:
+                self.answer(*frame)
+            except Silence:  # a controller that does not answer is gone; the host ends its own transaction
+                return
 
     def answer(self, message: Message, data: bytes) -> None:
         try:
@@ -62,10 +71,7 @@ class Session:
         except AgentError as error:
             self.wire.send({"reply": "error", **error.plain()})
         except OSError as error:
-            plain = AgentError(
-                "%s: %s" % (error.filename or "the host's disk", error.strerror or error)
-            ).plain()
-            self.wire.send({"reply": "error", **plain})
+            self.wire.send({"reply": "error", **disk_failed(error).plain()})
         except Exception as error:  # a mistake of ours is no answer to a controller
             traceback.print_exc()
             self.wire.send({"reply": "error", **AgentError("the agent failed: %r" % error).plain()})

@@ -68,8 +68,12 @@ class Stage:
     # ----------------------------------------------------------------------------- writing
     def write(self) -> None:
         self._folder(self.folder + "/tree")
+        written: Dict[str, bytes] = {}
         for entry in self.manifest["files"]:
-            self._file(entry["stored"], self._content(entry), entry)
+            data = written[entry["sha256"]] = self._content(entry)
+            self._file(entry["stored"], data, entry)
+        originals = store.pack(self.manifest, lambda entry: written[entry["sha256"]])
+        self._create("%s/%s" % (self.folder, store.ORIGINALS), originals, 0o600)
         self._create(self.folder + "/manifest.json", store.canonical(self.manifest), 0o600)
 
     def _folder(self, path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+import zlib
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from .disk import Disk
@@ -15,6 +16,7 @@ RELEASES = HOME + "/releases"
 CURRENT = HOME + "/current"
 PREVIOUS = HOME + "/previous"
 UNITS = "/etc/systemd/system"
+MAX_TEXT = 256 * 1024  # bytes of a file whose text is kept, or sent back, for a diff
 
 Manifest = Dict[str, Any]
 Links = Dict[str, str]  # path → target
@@ -119,6 +121,16 @@ class Store:
         names = (release if n == 0 else "%s-%d" % (release, n) for n in range(10_000))
         return next(n for n in names if n not in taken)
 
+    def original(self, name: str, entry: Entry) -> Optional[bytes]:
+        """What stood in a file of a release before somebody edited it; None where nothing tells it."""
+        places = ["%s/%s" % (tree(name), entry["stored"])]
+        places += [e["at"] for e in self.contents() if e["sha256"] == entry["sha256"]]
+        for place in places:
+            data = self.disk.read_or(place)
+            if hashlib.sha256(data).hexdigest() == entry["sha256"]:
+                return data
+        return unpack(self.manifest(name), self.disk.read_or("%s/%s/%s" % (RELEASES, name, ORIGINALS)), entry)
+
     def contents(self) -> Iterator[Entry]:
         """Every file of every release, with its place on the host as `at`."""
         for name in self.names():
@@ -128,6 +140,35 @@ class Store:
                 continue
             for entry in files:
                 yield {**entry, "at": "%s/%s" % (tree(name), entry["stored"])}
+
+
+ORIGINALS = "originals"  # beside a release's tree: its texts as they came, for the diff of an edit
+
+
+def packed(manifest: Manifest) -> List[Entry]:
+    """The files whose texts are kept as they came, each content once: no secrets, nothing large."""
+    chosen = {e["sha256"]: e for e in manifest["files"] if not e["secret"] and e["size"] <= MAX_TEXT}
+    return [chosen[digest] for digest in sorted(chosen)]
+
+
+def pack(manifest: Manifest, contents: Callable[[Entry], bytes]) -> bytes:
+    return zlib.compress(b"".join(contents(entry) for entry in packed(manifest)), 6)
+
+
+def unpack(manifest: Manifest, data: bytes, wanted: Entry) -> Optional[bytes]:
+    """One text of what `pack` made; None if it is not there, or not as the manifest says."""
+    before = 0
+    for entry in packed(manifest):
+        if entry["sha256"] == wanted["sha256"]:
+            break
+        before += entry["size"]
+    else:
+        return None
+    try:
+        text = zlib.decompressobj().decompress(data, before + wanted["size"])[before:]
+    except zlib.error:
+        return None
+    return text if hashlib.sha256(text).hexdigest() == wanted["sha256"] else None
 
 
 def state(disk: Disk, name: str, entry: Entry) -> str:

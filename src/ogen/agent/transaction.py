@@ -53,6 +53,7 @@ class Request(NamedTuple):
     base: Optional[str] = None  # the folder name of the release that the plan was made against
     check_base: bool = True
     patience: Patience = Patience()
+    gated: bool = False  # the controller keeps balancers away from instances that go down
 
     @classmethod
     def of(cls, message: Dict[str, Any]) -> "Request":
@@ -63,6 +64,7 @@ class Request(NamedTuple):
             base=message.get("base"),
             check_base="base" in message,
             patience=Patience(**fields),
+            gated=bool(message.get("gated")),
         )
 
 
@@ -101,7 +103,8 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
     records = host.journal.records()
     current = host.store.current
     add, remove = links.links_of(host.disk, to)
-    links.keep_aside(host.disk, add)
+    damage = host.store.damage(current) if current else []
+    links.keep_aside(host.disk, add, damage)
     wish, force = host.store.manifest(to), host.store.manifest(current)
     record = {
         "tx": os.urandom(8).hex(),
@@ -114,9 +117,10 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
         "add": add,
         "remove": remove,
         "active": _active(host, wish, force),
-        "edited": host.store.damage(current) if current else [],
+        "edited": damage,
         "boot": host.machine.boot(),
         "patience": request.patience._asdict(),
+        "gated": request.gated,
     }
     host.journal.begin(record)
     return {"rec": "BEGIN", **record}
@@ -166,6 +170,7 @@ def audit(host: Host, first: Dict[str, Any], result: Result, seconds: float) -> 
         "to": first["to"],
         "status": result["status"],
         "message": result.get("message", ""),
+        "hint": result.get("hint"),
         "seconds": round(seconds, 1),
     }
     torn = host.disk.read_or(AUDIT)[-1:] not in (b"", b"\n")

@@ -113,12 +113,16 @@ def _unit_text(disk: Disk, manifest: store.Manifest, tree: str, name: str) -> st
 
 
 def _program(unit: str, config: str) -> List[str]:
-    """The unit's own command line, so that what is tested is what will run."""
+    """The unit's own command line, so that what is tested is what will run; on the release's text,
+    of which the unit reads a copy."""
     commands = [value for key, value in librarian.service_lines(unit) if key == "ExecStart"]
     import shlex
 
-    words = shlex.split(commands[-1]) if commands else ["nginx", "-c", config]
-    return [words[0].lstrip("-@:+!"), *words[1:]]
+    words = shlex.split(commands[-1]) if commands else ["nginx"]
+    if "-c" in words:
+        at = words.index("-c")
+        del words[at : at + 2]
+    return [words[0].lstrip("-@:+!"), *words[1:], "-c", config]
 
 
 def unit_folders(unit: str) -> List[str]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console, options
+from . import console, last, options
 from .exits import Exit
+from .shares import batches, share
 
 if TYPE_CHECKING:
-    from ..push import Target
+    from ..errors import HostError
+    from ..plan.model import Plan
+    from ..push import Comparison, Outcome, Target
+    from .events import Stream
     from .fleet import Fleet
 
 
@@ -22,63 +29,190 @@ if TYPE_CHECKING:
 )
 @click.option("--yes", "-y", is_flag=True, help="Don't ask on a terminal.")
 @options.limit
+@click.option("--failed", is_flag=True, help="Only hosts that did not end well when last applied to.")
+@click.option(
+    "--batch",
+    callback=batches,
+    metavar="SIZES",
+    help="How many hosts with instances change at once, like 1,25%,100%. Default: rollout.batches.",
+)
+@click.option(
+    "--max-fail",
+    callback=share,
+    metavar="N|P%",
+    help="More failures than this, and no other host is started. Default: rollout.max_fail.",
+)
+@click.option("--skip-offline", is_flag=True, help="Leave out hosts that don't answer, instead of failing.")
+@click.option(
+    "--events", metavar="FILE", help="Append what happens as JSON lines to FILE; - is stdout, alone there."
+)
 @options.shape("text", "json")
 @options.parallel
-def command(path: Path, dry_run: bool, yes: bool, limit: str | None, shape: str, parallel: int) -> Exit:
+def command(
+    path: Path,
+    dry_run: bool,
+    yes: bool,
+    limit: str | None,
+    failed: bool,
+    batch: tuple[int | str, ...] | None,
+    max_fail: int | str | None,
+    skip_offline: bool,
+    events: str | None,
+    shape: str,
+    parallel: int,
+) -> Exit:
     """Make the hosts what the inventory says.
 
     Each host changes in one transaction: the new release is staged, checked, put in force and proven,
-    or the old one comes back. Hosts that are as they should be are not touched.
+    or the old one comes back. Hosts that are as they should be are not touched. Hosts with instances change
+    in batches, a canary first; balancers get what is really in force (docs/rollout.md).
+
+    Ctrl-C once: hosts under way are finished, no other is started. Twice: stop watching.
 
     \b
     Exit codes: 0 done, or nothing to do   3 some hosts failed   4 unreachable   5 locked   6 rolled back
     """
     from . import fleet, project
+    from .events import Stream
 
+    if events == "-" and shape == "json":
+        raise click.UsageError(
+            "--events - and --format json both want stdout; the events end with the result"
+        )
     ready = fleet.fleet(path, parallel)
-    planned, targets = fleet.wish(ready, limit)
+    ready = replace(
+        ready, options=replace(ready.options, **_rules(batch, max_fail), skip_offline=skip_offline)
+    )
+    names = _resumed(ready, limit) if failed else None
+    if names is not None and not names:
+        return _nothing(shape)
+    planned, targets = fleet.wish(ready, limit, names)
     project.tell(planned.remarks)
     if dry_run:
         return preview(ready, targets, shape)
     if shape == "text" and not yes and not _asked(ready, targets):
         return Exit.CHANGES
-    return roll_out(ready, targets, shape)
+    return roll_out(ready, planned, targets, shape, Stream(events))
 
 
+def _rules(batch: tuple[int | str, ...] | None, max_fail: int | str | None) -> dict[str, Any]:
+    """What the command line says in place of the inventory."""
+    given = {"batches": batch, "max_fail": max_fail}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+# ------------------------------------------------------------------------------------------ --failed
+def _resumed(ready: Fleet, limit: str | None) -> frozenset[str]:
+    """The hosts that did not end well; those that are gone since are named."""
+    from ..push import WELL
+    from . import project
+
+    ends = last.ends(ready.inventory)
+    names = {name for name, status in ends.items() if status not in WELL}
+    there = {host.name for host in ready.inventory.hosts if host.state == "in"}
+    for name in sorted(names - there):
+        console.say(f"note: {name} ended {ends[name].replace('_', ' ')}, and is not in service any more")
+    return frozenset(names & there & project.limited(ready.inventory, limit))
+
+
+def _nothing(shape: str) -> Exit:
+    if shape == "json":
+        console.document({"hosts": [], "errors": []})
+    console.say("nothing to resume: no host is known to have ended badly")
+    return Exit.DONE
+
+
+# ---------------------------------------------------------------------------------- before the rollout
 def preview(ready: Fleet, targets: tuple[Target, ...], shape: str) -> Exit:
     """What would be done, as a diff."""
+    from ..errors import OfflineError, Problems
     from . import diff, live
 
-    found = live.differences(targets, live.seen(ready, targets), ready, context=3)
-    diff.show(found, shape, stat=False)
-    return Exit.CHANGES if found.changed else Exit.DONE
+    found, errors = _looked(ready, targets)
+    skipped = [e for e in errors if ready.options.skip_offline and isinstance(e, OfflineError)]
+    if len(skipped) < len(errors):
+        raise Problems(errors)
+    for error in skipped:
+        console.say(f"note: {error.host} is left out: {error.message}")
+    there = [t for t in targets if t.host.name in found]
+    shown = live.differences(there, found, ready, context=3)
+    diff.show(shown, shape, stat=False)
+    return Exit.CHANGES if shown.changed else Exit.DONE
+
+
+def _looked(ready: Fleet, targets: tuple[Target, ...]) -> tuple[dict[str, Comparison], list[HostError]]:
+    """What the hosts say, and why some say nothing."""
+    from .. import push
+    from ..errors import HostError
+    from .progress import progress
+
+    with progress(len(targets), looking=True) as watch:
+        answers = push.compare(targets, ready.options, watch)
+    errors = [answer for answer in answers.values() if isinstance(answer, HostError)]
+    return {n: a for n, a in answers.items() if not isinstance(a, HostError)}, errors
 
 
 def _asked(ready: Fleet, targets: tuple[Target, ...]) -> bool:
     """On a terminal the person sees what changes, and says yes or no."""
-    import sys
-
     from ..release import text
     from . import fleet, live
 
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    found = live.differences(targets, live.seen(ready, targets), ready, context=3)
-    if not found.changed:
+    found, errors = _looked(ready, targets)
+    there = [t for t in targets if t.host.name in found]
+    shown = live.differences(there, found, ready, context=3)
+    if not shown.changed:
         return True
-    console.tell(text.stat(found).rstrip("\n"))
+    console.tell(text.stat(shown).rstrip("\n"))
+    for error in errors:
+        console.say(f"{error.host}: {error.message}")
     if fleet.agreed("apply this?", yes=False):
         return True
     console.say("nothing was changed")
     return False
 
 
-def roll_out(ready: Fleet, targets: tuple[Target, ...], shape: str) -> Exit:
+# ----------------------------------------------------------------------------------------- the rollout
+def roll_out(ready: Fleet, planned: Plan, targets: tuple[Target, ...], shape: str, stream: Stream) -> Exit:
     from .. import push
-    from . import fleet, outcome
     from .progress import progress
+    from .watching import watched
 
-    with fleet.interruptible(ready.options), progress(len(targets)) as watch:
-        done = push.apply(targets, ready.options, watch)
-    code = outcome.show(done, shape)
-    return Exit.INTERRUPTED if ready.options.stop.is_set() else code
+    last.remember(ready.inventory, dict.fromkeys((t.host.name for t in targets), "interrupted"), quiet=True)
+    stream.start(ready.options, targets)
+    with progress(len(targets)) as watch:
+
+        def tell(event: push.Event) -> None:
+            watch(event)
+            stream(event)
+
+        rollout = push.Rollout(targets, ready.options, tell, push.pools_of(planned))
+        whole = watched(rollout.run, ready.options)
+    done = rollout.outcome()
+    last.remember(ready.inventory, {r.host: r.status for r in done.results})
+    code = _ended(done, shape, stream, interrupted=ready.options.stop.is_set())
+    if not whole:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads still watch, and would be waited for
+    return code
+
+
+def _ended(done: Outcome, shape: str, stream: Stream, *, interrupted: bool) -> Exit:
+    """Tells how it ended, once, in the shape asked for."""
+    from ..push import WELL
+    from . import outcome
+
+    code = Exit.INTERRUPTED if interrupted else outcome.exit_of(done)
+    if stream.on_stdout:
+        outcome.tell(done)
+    else:
+        outcome.show(done, shape)
+    stream.end(code, outcome.as_json(done))
+    bad = sum(result.status not in WELL for result in done.results)
+    if bad and shape == "text":
+        console.say(
+            f"`ogen apply --failed` goes on with the {console.count(bad, 'host')} that did not end well"
+        )
+    return code

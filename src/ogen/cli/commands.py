@@ -44,9 +44,16 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
     "Run": {
         "provision": Entry("Make bare hosts ready for apply: packages, user, folders."),
         "diff": Entry("Show what an apply would change."),
+        "adopt": Entry("Take edits that were made on a host into the inventory."),
         "apply": Entry("Make the hosts what the inventory says."),
         "rollback": Entry("Go back to an earlier release."),
         "history": Entry("List what was applied, by whom, to which hosts."),
+    },
+    "Operate": {
+        "drain": Entry("Keep new requests away from instances, and wait until they have ended what they do."),
+        "undrain": Entry("Let requests come to drained instances again.", "drain", "undrain"),
+        "restart": Entry("Restart instances, each drained before and proven after."),
+        "retire": Entry("Take all that is ogen's from a host."),
     },
     "Watch": {
         "status": Entry("Show what runs where: releases, instances, models, VRAM, balancers."),

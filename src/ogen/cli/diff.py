@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UsageError
 from . import console, options
 from .exits import Exit
 
 if TYPE_CHECKING:
-    from ..release.change import Diff
+    from ..release.change import Diff, Group
     from ..release.model import Release
 
 
@@ -28,25 +29,41 @@ if TYPE_CHECKING:
     help="Lines around a change.",
 )
 @click.option("--stat", is_flag=True, help="One line for each file.")
-@options.shape("text", "json", "markdown")
+@click.option("--drift", is_flag=True, help="Only what was changed on the hosts by hand, or does not run.")
+@options.shape("text", "json", "markdown", "github")
 @options.parallel
 def command(
-    path: Path, base: str | None, limit: str | None, context: int, stat: bool, shape: str, parallel: int
+    path: Path,
+    base: str | None,
+    limit: str | None,
+    context: int,
+    stat: bool,
+    drift: bool,
+    shape: str,
+    parallel: int,
 ) -> Exit:
     """Show what an apply would change.
 
-    Without --base the hosts are asked what is in force. A file that somebody changed on its host is
-    told from one that is not applied yet. With --base both sides are rendered here: nothing is
-    contacted, no command of the inventory runs, the git work tree stays as it is.
+    Without --base the hosts are asked. Each file has three versions: as ogen put it there, as the
+    inventory wants it, and as it is. So one that is not yet applied is told from one that somebody
+    edited on its host, and from one that was removed from the inventory; docs/drift.md has the words.
+    `ogen adopt` takes an edit into the inventory.
 
-    Exit code 2 says that there are changes, 0 that there are none.
+    With --base both sides are rendered here: nothing is contacted, no command of the inventory runs, the
+    git work tree stays as it is.
+
+    Exit code 2 says that there are changes, 0 that there are none. With --drift only what happened on
+    the hosts counts: an inventory that is not yet applied is 0.
     """
+    if base is not None and drift:
+        raise UsageError("--drift asks the hosts, --base asks none", hint="leave one of them out")
     if base is not None:
         found = against(path, base, limit, context)
     else:
         from .live import compare
 
         found = compare(path, limit, context, parallel)
+    found = found.drift() if drift else found
     show(found, shape, stat=stat)
     return Exit.CHANGES if found.changed else Exit.DONE
 
@@ -90,11 +107,26 @@ def show(diff: Diff, shape: str, *, stat: bool) -> None:
         console.document({**document.document(diff), "errors": []})
     elif shape == "markdown":
         console.raw(markdown.markdown(diff))
+    elif shape == "github":
+        for group in diff.groups():
+            console.out(_annotation(group))
     elif not diff.changed:
         console.say("no changes")
     else:
         form = text.stat if stat else text.unified
         console.raw(form(diff, _paint if console.colourful() else text.plain))
+
+
+def _annotation(group: Group) -> str:
+    """A change beside the inventory's line behind it: a warning, where a host left its release."""
+    from ..release import text
+    from ..release.change import Change
+    from . import failure
+
+    change = group.change
+    by_hand = change.state.is_drift if isinstance(change, Change) else change.drift
+    where = change.where if isinstance(change, Change) else None
+    return failure.annotation("warning" if by_hand else "notice", f"{group.on}: {text.title(change)}", where)
 
 
 def _paint(text: str, colour: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..errors import HostError, OgenError, Problems
+from ..errors import HostError, OgenError, Problems, Where
 from ..release.plaintext import clean
 from . import console
 from .exits import Exit, worst
@@ -107,13 +107,15 @@ def as_json(error: OgenError) -> dict[str, Any]:
 
 
 def as_github(error: OgenError, level: str = "error") -> str:
+    """The error as an annotation."""
+    message = _who(error) + error.message + (f"\n{error.hint}" if error.hint else "")
+    return annotation(level, message, error.where)
+
+
+def annotation(level: str, message: str, where: Where | None) -> str:
     """A workflow command that GitHub shows beside the line; the text can't end it early."""
-    message = clean(_who(error) + error.message + (f"\n{error.hint}" if error.hint else ""))
-    place = ""
-    if error.where is not None:
-        where = error.where
-        place = f" file={_property(where.file)},line={where.line},col={where.column}"
-    return f"::{level}{place}::{_data(message)}"
+    place = f" file={_property(where.file)},line={where.line},col={where.column}" if where else ""
+    return f"::{level}{place}::{_data(clean(message))}"
 
 
 def _data(text: str) -> str:

@@ -8,7 +8,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,31 +72,49 @@ def _options(inventory: Inventory, vault: Vault, parallel: int, what: str) -> Op
         who=runs.label(f"{getpass.getuser()}@{socket.gethostname()}", what, secrets.token_hex(4)),
         git=revision.head(Path(inventory.folder)),
         load=inventory.rollout.prove_timeout,
+        drain=inventory.rollout.drain_timeout,
+        outage=inventory.rollout.allow_outage,
+        batches=inventory.rollout.batches,
+        max_fail=inventory.rollout.max_fail,
     )
 
 
-def wish(ready: Fleet, limit: str | None) -> tuple[Plan, tuple[Target, ...]]:
-    """What the hosts are to become. With --limit, balancers that list a chosen host come along."""
+def planned(ready: Fleet) -> Plan:
+    """The plan alone, for commands that render nothing."""
+    from ..plan import plan
+
+    return plan(ready.inventory)
+
+
+def wish(
+    ready: Fleet, limit: str | None, names: frozenset[str] | None = None
+) -> tuple[Plan, tuple[Target, ...]]:
+    """What the hosts are to become: those of --limit, or `names`. Balancers that list one come along."""
     from ..plan import plan
     from ..push import targets
     from ..render import render
 
     planned = plan(ready.inventory)
-    wanted = targets(planned, render(planned, secrets=ready.vault))
-    if limit is None:
+    wanted = targets(planned, render(planned, secrets=ready.vault), ready.vault)
+    if limit is None and names is None:
         return planned, wanted
-    names = project.limited(ready.inventory, limit)
+    if names is None:
+        names = project.limited(ready.inventory, limit)
     return planned, tuple(t for t in wanted if t.host.name in names or any(h in names for h, _ in t.needs))
 
 
+def _leave() -> None:
+    sys.stdout.flush()
+    os._exit(Exit.INTERRUPTED)  # threads still watch; each host ends its own transaction
+
+
 @contextmanager
-def interruptible(options: Options) -> Iterator[None]:
-    """Ctrl-C once: hosts under way are finished, no other is started. Twice: stop watching."""
+def interruptible(options: Options, again: Callable[[], None] = _leave) -> Iterator[None]:
+    """Ctrl-C once: hosts under way are finished, no other is started. Twice: `again`, stop watching."""
 
     def handle(_: int, __: FrameType | None) -> None:
         if options.stop.is_set():
-            sys.stdout.flush()
-            os._exit(Exit.INTERRUPTED)  # threads still watch; each host ends its own transaction
+            again()
         options.stop.set()
         console.say("finishing the hosts under way, starting no other; Ctrl-C again stops watching")
 

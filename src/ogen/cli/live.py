@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import HostError, Problems
-from ..release.change import Change, Diff, HostDiff, Item, Kind, Origin, Side
-from ..release.diff import Comparer
+from ..release import derived
+from ..release.change import Change, Diff, HostDiff, Item, Kind, Side, State
+from ..release.diff import Comparer, Sides
+from ..release.plaintext import visible
 from . import console, project
 from .fleet import Fleet, fleet, wish
 
 if TYPE_CHECKING:
+    from ..inventory.model import Inventory
     from ..push import Comparison, Seen, Target
-
-_ORIGIN = {"edited": Origin.EDITED}
+    from ..push.results import Base
+    from ..release.model import File
 
 
 def compare(path: Path, limit: str | None, context: int, parallel: int) -> Diff:
@@ -27,7 +31,8 @@ def compare(path: Path, limit: str | None, context: int, parallel: int) -> Diff:
     for name, comparison in found.items():
         if comparison.locked:
             console.say(f"note: {name} is held by another rollout: {comparison.locked}")
-    return differences(targets, found, ready, context)
+    diff = differences(targets, found, ready, context, foreign=True)
+    return replace(diff, unseen=unseen(ready.inventory) if limit is None else ())
 
 
 def seen(ready: Fleet, targets: Iterable[Target]) -> dict[str, Comparison]:
@@ -45,41 +50,103 @@ def seen(ready: Fleet, targets: Iterable[Target]) -> dict[str, Comparison]:
 
 
 def differences(
-    targets: Iterable[Target], found: Mapping[str, Comparison], ready: Fleet, context: int
+    targets: Iterable[Target],
+    found: Mapping[str, Comparison],
+    ready: Fleet,
+    context: int,
+    *,
+    foreign: bool = False,
 ) -> Diff:
-    """Comparisons as a diff."""
+    """Comparisons as a diff; with `foreign` also of what an apply leaves alone."""
     compare = Comparer(context, ready.vault.redactor())
-    hosts = [_host(target, found[target.host.name], compare) for target in targets]
+    hosts = [_host(target, found[target.host.name], compare, foreign=foreign) for target in targets]
     return Diff(tuple(host for host in hosts if host.changed), "in force", "inventory")
 
 
-def _host(target: Target, comparison: Comparison, compare: Comparer) -> HostDiff:
-    wanted = {file.path: Side.of(file) for file in target.release.files}
-    changes: list[Change] = []
-    for one in comparison.files:
-        wish = wanted.get(one.path)
-        if one.state not in ("same", "gone"):
-            old = _side(one, wish, foreign_owner=target.host.root is not None)
-            change = compare(one.path, old, wish, _ORIGIN.get(one.state, Origin.PENDING))
-            changes += [change] if change else []
+def unseen(inventory: Inventory) -> tuple[tuple[str, str], ...]:
+    """Hosts that are known and were not asked: those that are out, and those that only the lock knows."""
+    left = "what runs there is left as it is, and was not looked at"
+    out = [
+        (h.name, f"out{f' ({h.reason})' if h.reason else ''}; {left}")
+        for h in inventory.hosts
+        if h.state == "out"
+    ]
+    gone = [(name, f"removed from the inventory, the lock knows it; {left}") for name in inventory.forgotten]
+    return (*out, *gone)
+
+
+def _host(target: Target, comparison: Comparison, compare: Comparer, *, foreign: bool = False) -> HostDiff:
+    wanted = {file.path: file for file in target.release.files}
+    left_out = ("same",) if foreign else ("same", "foreign")
+    changes = [
+        _change(one, wanted.get(one.path), compare, foreign_owner=target.host.root is not None)
+        for one in comparison.files
+        if one.state not in left_out
+    ]
     return HostDiff(target.host.name, tuple(changes), _items(target, comparison, {c.path for c in changes}))
 
 
-def _side(one: Seen, wish: Side | None, *, foreign_owner: bool) -> Side | None:
-    """What the host has. A host that is a folder has no owners to compare: the wish's stand for them."""
-    if one.state == "missing":
-        return None
-    content = one.content
-    if content is None and wish is not None and wish.sha256 == one.sha256:
-        content = wish.content
-    owner, group = one.owner or "root", one.group or "root"
-    if foreign_owner:
-        owner, group = (wish.owner, wish.group) if wish else ("root", "root")
-    return Side(content, one.sha256 or "", one.mode or 0, owner, group, one.secret)
+def _change(one: Seen, file: File | None, compare: Comparer, *, foreign_owner: bool) -> Change:
+    sides = _sides(one, Side.of(file), foreign_owner=foreign_owner)
+    state = _by_text(State(one.state), sides)
+    change = compare.three_way(one.path, state, sides)
+    return replace(change, remark=_remark(one, sides), where=file.where if file else None)
+
+
+def _by_text(state: State, sides: Sides) -> State:
+    """The agent compares hashes; two texts that differ in hashes which ogen computes say the same."""
+    base, mine, theirs = sides
+    if state is not State.CONFLICT or base is None or mine is None or theirs is None:
+        return state
+    if theirs.access == mine.access and derived.same(theirs.content, mine.content):
+        return State.CONVERGED
+    if base.access == mine.access and derived.same(base.content, mine.content):
+        return State.EDITED
+    return state
+
+
+def _sides(one: Seen, mine: Side | None, *, foreign_owner: bool) -> Sides:
+    """A host that is a folder has no owners to compare: the wish's stand for them."""
+
+    def side(of: Seen | Base) -> Side:
+        content = of.content
+        if content is None and mine is not None and mine.sha256 == of.sha256:
+            content = mine.content
+        owner, group = of.owner or "root", of.group or "root"
+        if foreign_owner:
+            owner, group = (mine.owner, mine.group) if mine else ("root", "root")
+        return Side(content, of.sha256 or "", of.mode or 0, owner, group, one.secret)
+
+    theirs = None if one.kind is None else side(one)
+    if one.state == "pending":
+        return Sides(theirs, mine, theirs)
+    return Sides(side(one.base) if one.base else None, mine, theirs)
+
+
+def _remark(one: Seen, sides: Sides) -> str:
+    """What is no content."""
+    parts = []
+    if one.kind == "link":
+        parts.append(
+            "masked: `systemctl unmask` it" if one.target == "/dev/null" else f"a link to {one.target}"
+        )
+    elif one.kind == "other":
+        parts.append("neither a file nor a link")
+    elif one.replaced and sides.base is not None:
+        parts.append("a file stands in place of ogen's link")
+    if one.state == "removed_edited":
+        parts.append("apply leaves it" if one.replaced else "apply keeps the edit under /etc/ogen/edited")
+    if sides.base and sides.theirs is None:
+        parts.append("removed on the host")
+    elif (
+        sides.base and sides.theirs and sides.base.access != sides.theirs.access and sides.base != sides.mine
+    ):
+        parts.append(f"access edited from {sides.base.access} to {sides.theirs.access}")
+    return visible("; ".join(parts))
 
 
 def _items(target: Target, comparison: Comparison, shown: set[str]) -> tuple[Item, ...]:
-    """What an apply would do beside writing files."""
+    """What an apply would do beside writing files; with the reason, where the host left its release."""
     sources = {model.name: model.source for model in target.release.models}
     models = [
         Item("model", name, Kind.ADDED, f"from {sources[name]}" if name in sources else "")
@@ -91,4 +158,10 @@ def _items(target: Target, comparison: Comparison, shown: set[str]) -> tuple[Ite
         "reload": comparison.reload,
         "relink": tuple(path for path in comparison.links if path not in shown),
     }
-    return (*models, *(Item(verb, name, Kind.CHANGED) for verb, names in todo.items() for name in names))
+    why = {name: visible(text) for name, text in comparison.why.items()}
+    verbs = [
+        Item(verb, name, Kind.CHANGED, why.get(name, ""), drift=name in why)
+        for verb, names in todo.items()
+        for name in names
+    ]
+    return (*models, *verbs)

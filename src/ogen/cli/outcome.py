@@ -12,30 +12,47 @@ from .exits import Exit, worst
 if TYPE_CHECKING:
     from ..push.results import HostResult, Outcome
 
-_COLOUR = {"applied": "green", "unchanged": "", "planned": "yellow", "withheld": "yellow"}
+_COLOUR = {
+    "applied": "green",
+    "unchanged": "",
+    "planned": "yellow",
+    "withheld": "yellow",
+    "not_started": "yellow",
+    "skipped": "yellow",
+}
 
 
 def show(outcome: Outcome, shape: str, *, applied: str = "applied") -> Exit:
     """Prints the outcome; `applied` is the word for a host on which it went well."""
     results = outcome.results
     if shape == "json":
-        errors = [failure.as_json(r.error) for r in results if r.error]
-        console.document({"hosts": [row(r) for r in results], "errors": errors})
+        console.document(as_json(outcome))
     else:
-        for result in results:
-            if result.error:
-                console.tell(failure.as_text(result.error))
+        tell(outcome)
         words = [_word(result, applied) for result in results]
         _table(results, words)
         console.out(_summary(words))
     return exit_of(outcome)
 
 
+def tell(outcome: Outcome) -> None:
+    """The failures alone, for people."""
+    for result in outcome.results:
+        if result.error:
+            console.tell(failure.as_text(result.error))
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    errors = [failure.as_json(r.error) for r in outcome.results if r.error]
+    return {"hosts": [row(r) for r in outcome.results], "errors": errors}
+
+
 def exit_of(outcome: Outcome) -> Exit:
-    """A host that is withheld only follows from others' failures: it counts where nothing else does."""
-    own = [r for r in outcome.results if r.status != "withheld"]
-    code = worst(r.error.exit_code for r in own if r.error)
-    return code or (Exit.FAILED if len(own) < len(outcome.results) else Exit.DONE)
+    """A host that is withheld, or was not started, only follows from others' failures: it counts where
+    nothing else does."""
+    late = ("withheld", "not_started")
+    code = worst(r.error.exit_code for r in outcome.results if r.error and r.status not in late)
+    return code or (Exit.FAILED if any(r.status in late for r in outcome.results) else Exit.DONE)
 
 
 def row(result: HostResult) -> dict[str, Any]:
@@ -48,6 +65,7 @@ def row(result: HostResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "restarted": list(result.restarted),
         "skipped": list(result.skipped),
+        "without": list(result.without),
     }
 
 
@@ -73,7 +91,7 @@ def _releases(result: HostResult) -> str:
 
 
 def _time(result: HostResult) -> str:
-    if result.status in ("unchanged", "withheld", "planned"):
+    if result.status in ("unchanged", "withheld", "planned", "not_started", "interrupted"):
         return ""
     return f"{result.seconds:.1f} s" if result.seconds >= 0.95 else f"{result.seconds * 1000:.0f} ms"
 
@@ -84,6 +102,8 @@ def _more(result: HostResult) -> str:
         parts.append("restarted " + ", ".join(result.restarted))
     if result.skipped and result.status == "applied":
         parts.append("left out: " + ", ".join(result.skipped))
+    if result.without:
+        parts.append("does without " + ", ".join(result.without) + ", not in force")
     return "; ".join(parts)
 
 

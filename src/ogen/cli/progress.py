@@ -66,7 +66,7 @@ class Lines:
             if self._last.get(event.host) == word:
                 return
             self._last[event.host] = word
-            console.say(f"{event.host}: {told(event)}")
+            console.say(f"{event.host}: {told(event)}" if event.host else f"-- {told(event)}")
 
 
 class Live:
@@ -80,6 +80,7 @@ class Live:
         self._lock = threading.Lock()
         self._now: dict[str, tuple[Event, float]] = {}
         self._done: set[str] = set()
+        self._place = ""  # in the rollout: "expand: batch 2 of 3"
         stderr = Console(stderr=True)
         self._room = max(3, stderr.height - 3)
         self._screen = Screen(
@@ -102,7 +103,9 @@ class Live:
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            if event.phase == "done":
+            if not event.host:
+                self._place = told(event)
+            elif event.phase == "done":
                 self._now.pop(event.host, None)
                 self._done.add(event.host)
             else:
@@ -116,7 +119,7 @@ class Live:
         from rich.text import Text
 
         with self._lock:
-            rows, done = sorted(self._now.items()), len(self._done)
+            rows, done, place = sorted(self._now.items()), len(self._done), self._place
         table = Table.grid(padding=(0, 1))
         for name, (event, since) in rows[: self._room]:
             spent = f"{time.monotonic() - since:.0f} s"
@@ -124,12 +127,14 @@ class Live:
             table.add_row(spin, Text(console.safe(name), "bold"), Text(spent, "dim"), Text(told(event)))
         more = len(rows) - self._room
         rest = f", {more} more at work" if more > 0 else ""
-        return Group(table, Text(f"{done} of {console.count(self._hosts, 'host')} done{rest}", "dim"))
+        head = f"{place}; " if place else ""
+        return Group(table, Text(f"{head}{done} of {console.count(self._hosts, 'host')} done{rest}", "dim"))
 
 
 def told(event: Event) -> str:
-    """An event on one line."""
+    """An event on one line; what is about the whole rollout is its message alone."""
     text = f"{event.phase}: {event.message}" if event.message else event.phase
+    text = text if event.host else event.message
     if event.percent is not None:
         text += f" {event.percent:.0f} %"
     return " ".join(console.safe(text).split())

@@ -40,8 +40,9 @@ def command(path: Path, to: str | None, yes: bool, limit: str | None, shape: str
     if not fleet.agreed("go back?", yes or shape != "text"):
         console.say("nothing was changed")
         return Exit.CHANGES
+    pools = push.pools_of(fleet.planned(ready))
     with fleet.interruptible(ready.options), progress(len(hosts)) as watch:
-        done = push.rollback(hosts, goals, ready.options, watch)
+        done = push.rollback(hosts, goals, ready.options, watch, pools)
     return outcome.show(done, shape, applied="restored")
 
 

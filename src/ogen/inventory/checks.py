@@ -84,6 +84,11 @@ def is_file(ref: str) -> bool:
     return ref.startswith(("./", "../", "/", "~")) or ref.lower().endswith(".gguf")
 
 
+_V6 = r"[0-9A-Fa-f]*(?::[0-9A-Fa-f.]*){2,}"
+_HOP = (
+    r"(?:[A-Za-z0-9_][A-Za-z0-9_.@-]*@)?"
+    rf"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[0-9]{{1,5}})?|\[{_V6}\](?::[0-9]{{1,5}})?|{_V6})"
+)
 _NAME_WORDS = "made of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
 
 CHECKS: dict[str, Check] = {
@@ -141,7 +146,7 @@ CHECKS: dict[str, Check] = {
     ),
     "jump": Check(
         "host, user@host or user@host:port, separated by commas; an IPv6 address in brackets",
-        r"(?!-)[A-Za-z0-9_\[][A-Za-z0-9_.@:,\[\]-]*",
+        rf"{_HOP}(?:,{_HOP})*",
     ),
     "program": Check("a program's name or path", r"[A-Za-z0-9/][A-Za-z0-9._/+-]*"),
     "env_name": Check(

@@ -6,10 +6,11 @@ leads out is refused. No secret is read, nothing is run, no host is asked.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import OgenError, Problems, SourceError, UsageError
-from ..source import Node, read
+from ..source import Node, parse, read
 from . import building, crosscheck
 from . import lock as locking
 from .cards import Cards
@@ -21,12 +22,15 @@ from .model import Inventory, Lock
 from .rules import ROOT
 
 
-def load(path: Path | str) -> Inventory:
-    """The inventory at `path`, a file or a folder of files. Raises Problems with every mistake."""
+def load(path: Path | str, instead: Mapping[Path, str] | None = None) -> Inventory:
+    """The inventory at `path`, a file or a folder of files. Raises Problems with every mistake.
+
+    `instead`: texts that are taken for what is in files, to try a change that is not written.
+    """
     path = Path(path)
     faults = Faults()
     folder = path if path.is_dir() else path.parent
-    top = _read(path, faults)
+    top = _read(path, faults, instead or {})
     lock = _lock(path, faults)
     if top is None:
         faults.check()
@@ -37,16 +41,24 @@ def load(path: Path | str) -> Inventory:
     return inventory
 
 
-def _read(path: Path, faults: Faults) -> Node | None:
+def files(path: Path) -> list[Path]:
+    """The files that the inventory at `path` consists of."""
+    return _files(path) if path.is_dir() else [path]
+
+
+def _read(path: Path, faults: Faults, instead: Mapping[Path, str]) -> Node | None:
     """The files of the inventory as one Node; each file that can't be read is told."""
-    files = _files(path) if path.is_dir() else [path]
+    chosen = files(path)
     nodes: list[Node] = []
-    for file in files:
+    for file in chosen:
         try:
-            nodes.append(read(inside(file, file.parent), str(file)))
+            if file in instead:
+                nodes.append(parse(instead[file], str(file)))
+            else:
+                nodes.append(read(inside(file, file.parent), str(file)))
         except OgenError as error:
             faults.take(error)
-    if len(nodes) < len(files):
+    if len(nodes) < len(chosen):
         return None
     return combined(nodes, faults)
 

@@ -234,6 +234,7 @@ class Rollout:
     max_fail: int | str = 0
     drain_timeout: float = 600.0
     prove_timeout: float = 300.0
+    allow_outage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,3 +266,12 @@ class Inventory:
 
     def model(self, name: str) -> Model:
         return next(m for m in self.models if m.name == name)
+
+    @property
+    def forgotten(self) -> tuple[str, ...]:
+        """Hosts that the lock knows, and that are not in the inventory any more."""
+        if self.lock is None:
+            return ()
+        placed = {place.split("/")[0] for places in self.lock.placements.values() for place in places}
+        known = {*self.lock.uuids, *self.lock.versions, *placed}
+        return tuple(sorted(known - {host.name for host in self.hosts}))

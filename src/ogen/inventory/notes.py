@@ -106,8 +106,7 @@ def _lock(inventory: Inventory) -> Iterator[Note]:
     if inventory.lock is None:
         return
     hosts = {host.name: host for host in inventory.hosts}
-    placed = {place.split("/")[0] for places in inventory.lock.placements.values() for place in places}
-    for name in sorted({*inventory.lock.uuids, *inventory.lock.versions, *placed} - set(hosts)):
+    for name in inventory.forgotten:
         message = f"the lock knows a host {name!r} that the inventory does not have"
         yield Note(message, None, "what runs there is left as it is; `ogen lock` forgets the host")
     for name, seen in inventory.lock.versions.items():

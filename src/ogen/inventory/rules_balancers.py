@@ -112,6 +112,9 @@ ROLLOUT: Rules = {
         min=0,
         max=86400,
     ),
+    "allow_outage": key(
+        "Whether a restart may leave a pool of several instances without one that serves.", type="boolean"
+    ),
     "prove_timeout": key(
         "How long a new release may take to prove itself.", type="number", form="duration", min=1, max=86400
     ),

@@ -32,10 +32,22 @@ SSH: Rules = {
     "key": key(
         "The private key's file, relative to the inventory's folder.", type="string", check_with="key_path"
     ),
-    "password": key("The login's password: !env, !file or !command.", type="secret", form="secret"),
+    "password": key(
+        "The login's password: !env, !file or !command; else asked for at a terminal.",
+        type="secret",
+        form="secret",
+    ),
     "become": key("Become root with sudo after the login.", type="boolean"),
-    "become_password": key("The password for sudo: !env, !file or !command.", type="secret", form="secret"),
-    "proxy_jump": key("The host to jump over, as in ssh_config.", type="string", check_with="jump"),
+    "become_password": key(
+        "The password for sudo: !env, !file or !command; else asked for at a terminal.",
+        type="secret",
+        form="secret",
+    ),
+    "proxy_jump": key(
+        "The hosts to jump over, as in ssh_config: a, user@b:port; none for none.",
+        type="string",
+        check_with="jump",
+    ),
     "host_key": key(
         "The host's public key, pinned here instead of in known_hosts.", type="string", check_with="host_key"
     ),

@@ -160,6 +160,15 @@ class Deep:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseSeen:
+    """A server that this host's balancers are kept away from; 0 seconds left: until it answers a probe."""
+
+    server: str
+    left: float
+    who: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HostSeen:
     """One host, looked at once."""
 
@@ -180,6 +189,7 @@ class HostSeen:
     programs: tuple[Program, ...] = ()
     instances: tuple[InstanceSeen, ...] = ()
     balancers: tuple[BalancerSeen, ...] = ()
+    leases: tuple[LeaseSeen, ...] = ()
     deep: Deep | None = None
 
 
@@ -218,6 +228,14 @@ def host_seen(
                 _text(hashes.get(_text(p.get("balancer")))),
             )
             for p in map(_map, _list(said.get("balancers")))
+        ),
+        leases=(
+            *(
+                LeaseSeen(_text(server), _float(one.get("left")) or 0.0, _text(one.get("who")))
+                for one in map(_map, _list(said.get("leases")))
+                for server in _list(one.get("servers"))
+            ),
+            *(LeaseSeen(_text(server), 0.0) for server in _list(said.get("returning"))),
         ),
         deep=_deep(said) if "logs" in said else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..errors import Where
+from ..render.balancer import place
 from .evidence import Failure, Line
 from .finding import Case, Finding, clock, quoted
 from .looking import members
@@ -32,25 +33,43 @@ def configuration(case: Case) -> Iterator[Finding]:
 def reach(case: Case) -> Iterator[Finding]:
     reached = case.seen.deep.reached if case.seen.deep else {}
     names = members(case.whole, case.seen.host)
-    for place, why in reached.items():
-        member = names.get(place, f"{place[0]}:{place[1]}")
+    for where, why in reached.items():
+        member = names.get(where, place(*where))
         if why and not _absent(case, member):
             yield case.finding(
                 "unreachable-member",
                 "",
                 f"{member} does not answer to the balancer on this host",
-                [f"GET http://{place[0]}:{place[1]}/api/version: {why}"],
+                [f"GET http://{place(*where)}/api/version: {why}"],
                 f"look at {member}; a firewall, or another data_address, if it answers on its own host",
                 _member_place(case, member),
             )
 
 
+def kept_away(case: Case) -> Iterator[Finding]:
+    """A lease has ended, and the balancers still send nothing: the probe fails."""
+    names = _servers(case)
+    for lease in case.seen.leases:
+        if not lease.left and lease.server in names:
+            member = names[lease.server]
+            yield case.finding(
+                "not-back",
+                "",
+                f"balancers here send nothing to {member}: its lease has ended, but it fails the probe",
+                [f"returning: {lease.server}; GET /api/tags must answer, and list the pool's models"],
+                f"`ogen logs` of {member}; it comes back by itself when it answers",
+                _member_place(case, member),
+            )
+
+
+def _servers(case: Case) -> dict[str, str]:
+    """Members by the name that nginx has for them."""
+    return {place(*where): member for where, member in members(case.whole, case.seen.host).items()}
+
+
 def failures(case: Case) -> Iterator[Finding]:
     """Tries that failed since the instance is up: those while it started were its start's."""
-    names = {
-        f"{a}:{p}" if ":" not in a else f"[{a}]:{p}": m
-        for (a, p), m in members(case.whole, case.seen.host).items()
-    }
+    names = _servers(case)
     for balancer, all_failures in (case.seen.deep.failures if case.seen.deep else {}).items():
         for upstream in sorted({failure.upstream for failure in all_failures}):
             member = names.get(upstream)
@@ -147,4 +166,4 @@ def _member_place(case: Case, member: str) -> Where | None:
     return next((h.host.where for h in case.whole.hosts if h.host.name == name), None)
 
 
-FINDERS = (configuration, reach, failures, nobody, bodies)
+FINDERS = (configuration, reach, kept_away, failures, nobody, bodies)

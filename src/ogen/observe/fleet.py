@@ -10,7 +10,9 @@ from ..inventory.model import Gpu
 from ..plan.model import HostPlan, Plan
 from ..plan.picture import use_of
 from ..push import Comparison
+from ..render.balancer import place
 from .evidence import BalancerSeen, CardSeen, HostSeen, InstanceSeen, UnitSeen, listed
+from .looking import members
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,18 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
-    """state: up · silent (its unit runs, it does not answer) · a state of systemd · unknown."""
+    """state: up · silent (its unit runs, it does not answer) · a state of systemd · unknown.
+
+    drained: the balancer hosts that send it nothing, each with the seconds that are left (0: until it
+    answers a probe).
+    """
 
     name: str
     port: int
     state: str
     version: str
     models: tuple[ModelRow, ...]
+    drained: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +85,27 @@ class HostRow:
 
 def rows(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> tuple[HostRow, ...]:
     """The hosts that were asked, in the plan's order."""
-    return tuple(_host(host, seen[host.host.name]) for host in plan.hosts if host.host.name in seen)
+    away = drained(plan, seen)
+    return tuple(_host(host, seen[host.host.name], away) for host in plan.hosts if host.host.name in seen)
 
 
-def _host(plan: HostPlan, seen: HostSeen | HostError) -> HostRow:
+def drained(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> dict[str, tuple[tuple[str, float], ...]]:
+    """ "host/instance" → the balancer hosts that are kept away from it, and for how many seconds more."""
+    found: dict[str, dict[str, float]] = {}
+    for edge, one in seen.items():
+        if isinstance(one, HostError):
+            continue
+        names = {place(*where): name for where, name in members(plan, edge).items()}
+        for lease in one.leases:
+            if lease.server in names:
+                at = found.setdefault(names[lease.server], {})
+                at[edge] = max(at.get(edge, 0.0), lease.left)
+    return {name: tuple(sorted(at.items())) for name, at in found.items()}
+
+
+def _host(
+    plan: HostPlan, seen: HostSeen | HostError, away: Mapping[str, tuple[tuple[str, float], ...]]
+) -> HostRow:
     if isinstance(seen, HostError):
         return HostRow(plan.host.name, seen)
     return HostRow(
@@ -92,15 +116,14 @@ def _host(plan: HostPlan, seen: HostSeen | HostError) -> HostRow:
         locked=seen.locked,
         stuck=seen.stuck,
         cards=tuple(_card(plan, gpu, seen) for gpu in plan.host.gpus),
-        instances=tuple(_instance(one, seen) for one in seen.instances),
+        instances=tuple(_instance(one, seen, away) for one in seen.instances),
         balancers=tuple(_balancer(one, plan, seen) for one in seen.balancers),
     )
 
 
 def pending(comparison: Comparison) -> tuple[str, ...]:
     """What an apply would do beside taking back edits."""
-    states = ("differs", "missing", "removed")
-    files = sum(one.state in states and not one.edited for one in comparison.files)
+    files = sum(one.state in ("pending", "removed", "in_the_way") for one in comparison.files)
     words = [f"{files} file{'s' if files != 1 else ''}"] if files else []
     for verb in ("restart", "reload", "stop"):
         names = getattr(comparison, verb)
@@ -135,7 +158,9 @@ def _seen(gpu: Gpu, seen: HostSeen) -> CardSeen | None:
     return next((card for card in seen.cards if card.index == gpu.index), None)
 
 
-def _instance(one: InstanceSeen, seen: HostSeen) -> InstanceRow:
+def _instance(
+    one: InstanceSeen, seen: HostSeen, away: Mapping[str, tuple[tuple[str, float], ...]]
+) -> InstanceRow:
     models = [ModelRow(m.name, True, m.vram, m.size, m.context) for m in one.models]
     lacking = [p for p in one.promised if p.resident and one.loaded(p) is None]
     state = _state(seen, one.unit)
@@ -143,7 +168,8 @@ def _instance(one: InstanceSeen, seen: HostSeen) -> InstanceRow:
         state = "silent"
     if state == "up":
         models += [ModelRow(p.model, False) for p in lacking]
-    return InstanceRow(one.name, one.port, state, one.version, tuple(models))
+    kept = away.get(f"{seen.host}/{one.name}", ())
+    return InstanceRow(one.name, one.port, state, one.version, tuple(models), kept)
 
 
 def _state(seen: HostSeen, unit: str) -> str:

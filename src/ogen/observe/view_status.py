@@ -109,9 +109,19 @@ def _instance(one: InstanceRow) -> Text:
     line = Text(f"  {_plain(one.name)}:{one.port}".ljust(_NAME) + " ")
     line.append(_plain(one.state), style="green" if one.state == "up" else "red")
     line.append(_plain(f"  Ollama {one.version}") if one.version else "")
+    if one.drained:
+        line.append(_plain(f"  {_drained(one.drained)}"), style="yellow")
     for model in one.models:
         line.append("  ").append_text(_model(model))
     return line
+
+
+def _drained(away: Sequence[tuple[str, float]]) -> str:
+    left = max(seconds for _, seconds in away)
+    until = (
+        f"{left / 60:.0f} min more" if left >= 60 else f"{left:.0f} s more" if left else "until it answers"
+    )
+    return f"drained at {', '.join(edge for edge, _ in away)}, {until}"
 
 
 def _model(model: ModelRow) -> Text:

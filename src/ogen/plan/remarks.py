@@ -29,7 +29,7 @@ def remarks_on(
 
 
 # ------------------------------------------------------------------------------------ hosts and cards
-_LEFT = "nothing routes to it; what runs there is left as it is"
+_LEFT = "nothing routes to it; what runs there is left as it is until `ogen retire`"
 
 
 def _cards(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
@@ -166,6 +166,14 @@ def _balancer(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> It
             "client_options can't be enforced",
             balancer.where,
             hint="routing: by_model",
+        )
+    if balancer.into == "conf.d" and several:
+        yield Remark(
+            f"balancer {balancer.name}: within the machine's own nginx it holds no lease, so that a restart "
+            "may cut a request there",
+            balancer.where,
+            hint="`into: own`",
+            severity="note",
         )
     single = [pool.name for pool in entry.pools if len(pool.members) == 1]
     if single:

@@ -6,13 +6,17 @@ Nothing here imports paramiko until a host is contacted through it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import HostError
 from ..inventory.model import Host
 from .access import Keyring
 from .contact import Contact, contact
+from .leases import Leases, Pools, pools_of
+from .listing import Listing
 from .results import (
+    WELL,
     Comparison,
     Event,
     HostResult,
@@ -29,8 +33,10 @@ from .rollout import Rollout, each, failure
 if TYPE_CHECKING:
     from ..plan.model import Plan
     from ..release.model import Release
+    from ..render import Reveal
 
 __all__ = [
+    "WELL",
     "Comparison",
     "Contact",
     "Event",
@@ -39,6 +45,8 @@ __all__ = [
     "OnEvent",
     "Options",
     "Outcome",
+    "Pools",
+    "Rollout",
     "Seen",
     "Status",
     "Target",
@@ -49,24 +57,31 @@ __all__ = [
     "hello",
     "history",
     "observe",
+    "pools_of",
     "rollback",
     "targets",
 ]
 
 R = TypeVar("R")
 _DEFAULT = Options()
+_NOBODY = Pools()
 
 
-def targets(plan: Plan, releases: Iterable[Release]) -> tuple[Target, ...]:
-    """Releases with their hosts, the instances that their balancers list, and files to send for models."""
+def targets(plan: Plan, releases: Iterable[Release], secrets: Reveal | None = None) -> tuple[Target, ...]:
+    """Releases with their hosts, the instances that their balancers list, and files to send for models.
+
+    With `secrets`, a balancer's release can be rendered anew without what does not come into force.
+    """
     from .uploads import resolve  # with the planner and the templates: not needed for what is planned
 
     by_host = {r.host: r for r in releases}
     found = []
     for host in plan.hosts:
-        if host.host.name in by_host:
-            release, files = resolve(plan, host, by_host[host.host.name])
-            found.append(Target(host.host, release, _needs(plan, host.host.name), files))
+        name = host.host.name
+        if name in by_host:
+            release, files = resolve(plan, host, by_host[name])
+            listing = Listing(plan, name, secrets) if secrets and host.entries else None
+            found.append(Target(host.host, release, _needs(plan, name), files, listing))
     return tuple(found)
 
 
@@ -101,9 +116,17 @@ def compare(
     return _ask([t.host for t in wanted], options, on_event, lambda one: one.compare(releases[one.host.name]))
 
 
-def apply(wanted: Sequence[Target], options: Options = _DEFAULT, on_event: OnEvent = ignore) -> Outcome:
-    """The rollout: expand → switch → contract. Errors of hosts are results, not exceptions."""
-    return Rollout(wanted, options, on_event).run()
+def apply(
+    wanted: Sequence[Target],
+    options: Options = _DEFAULT,
+    on_event: OnEvent = ignore,
+    pools: Pools = _NOBODY,
+) -> Outcome:
+    """The rollout: expand → switch → contract. Errors of hosts are results, not exceptions.
+
+    `pools` (of the plan: `pools_of`) tell who must be kept away from an instance before it restarts.
+    """
+    return Rollout(wanted, options, on_event, pools).run()
 
 
 def rollback(
@@ -111,13 +134,23 @@ def rollback(
     to: str | Mapping[str, str | None] | None = None,
     options: Options = _DEFAULT,
     on_event: OnEvent = ignore,
+    pools: Pools = _NOBODY,
 ) -> Outcome:
-    """Each host to its previous release, or to the one named (by host, or the same for all)."""
+    """Each host to its previous release, or to the one named (by host, or the same for all).
 
-    def one(host: Contact) -> Mapping[str, Any]:
-        return host.rollback(to.get(host.host.name) if isinstance(to, Mapping) else to)
+    Instances restart as in an apply: `pools` tell from whom requests must be kept meanwhile.
+    """
+    everyone = frozenset(member for members in pools.members.values() for member in members)
+    with Leases(pools, options, lambda: everyone, on_event, options.outage) as leases:
 
-    found = _ask(hosts, options, on_event, one)
+        def one(host: Contact) -> Mapping[str, Any]:
+            name = host.host.name
+            goal = to.get(name) if isinstance(to, Mapping) else to
+            with leases.held_for(name) as grants:
+                return host.rollback(goal, grants)
+
+        with ExitStack() as stack:
+            found = _with(_reach(hosts, options, on_event, stack), one, options)
     return Outcome(tuple(_rolled(host, found[host.name]) for host in hosts))
 
 
@@ -146,6 +179,34 @@ def collect(
 ) -> dict[str, list[str] | HostError]:
     """Removes releases that no host needs any more; their names."""
     return _ask(hosts, options, on_event, lambda one: one.collect())
+
+
+def _reach(
+    hosts: Sequence[Host], options: Options, on_event: OnEvent, stack: ExitStack
+) -> dict[str, Contact | HostError]:
+    """All hosts as root, before anything is changed on any of them; `stack` keeps the connections."""
+
+    def one(host: Host) -> Contact | HostError:
+        try:
+            return stack.enter_context(contact(host, options, on_event))
+        except HostError as error:
+            return error
+
+    return dict(zip((h.name for h in hosts), each(hosts, one, options.parallel), strict=True))
+
+
+def _with(
+    reached: Mapping[str, Contact | HostError], work: Callable[[Contact], R], options: Options
+) -> dict[str, R | HostError]:
+    def one(found: Contact | HostError) -> R | HostError:
+        if isinstance(found, HostError):
+            return found
+        try:
+            return work(found)
+        except HostError as error:
+            return error
+
+    return dict(zip(reached, each(reached.values(), one, options.parallel), strict=True))
 
 
 def _ask(

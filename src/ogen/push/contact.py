@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from .carrier import carry
 from .pipes import Pipe
 from .results import Comparison, Event, OnEvent, Options, comparison, ignore
 
+_ENDED = "mend what the host's own lines name, here or in the inventory, then apply again"
 PART = 4 * 1024 * 1024  # bytes of a file in one frame
 Reply = tuple[dict[str, Any], bytes]
+#: (name, port) of instances, why, and what to call while it takes long → the answer's frame
+Ask = Callable[[Sequence[tuple[str, int]], str, Callable[[], None]], Mapping[str, Any]]
 
 
 class Contact:
@@ -30,6 +34,7 @@ class Contact:
         self.options = options
         self.on_event = on_event
         self.uploads: Mapping[str, str] = {}  # digest → path: what the agent may ask for
+        self.grants: Ask | None = None  # answers an agent that wants to take instances down
 
     def tell(self, phase: str, message: str = "", percent: float | None = None) -> None:
         self.on_event(Event(self.host.name, phase, message, percent))
@@ -45,10 +50,17 @@ class Contact:
         return comparison(self.host.name, reply["report"], texts)
 
     def apply(
-        self, release: Release, seen: Comparison, uploads: Mapping[str, str] | None = None
+        self,
+        release: Release,
+        seen: Comparison,
+        uploads: Mapping[str, str] | None = None,
+        grants: Ask | None = None,
     ) -> Mapping[str, Any]:
-        """Stages and commits; raises for all but success. The result is the agent's."""
-        self.uploads = uploads or {}
+        """Stages and commits; raises for all but success. The result is the agent's.
+
+        `grants` is asked before instances go down; without it nobody is.
+        """
+        self.uploads, self.grants = uploads or {}, grants
         contents = {f.sha256: f.content for f in release.files if f.sha256 in seen.missing}
         request = {
             "op": "apply",
@@ -58,7 +70,8 @@ class Contact:
         }
         return self.transact(request, b"".join(contents.values()))
 
-    def rollback(self, to: str | None) -> Mapping[str, Any]:
+    def rollback(self, to: str | None, grants: Ask | None = None) -> Mapping[str, Any]:
+        self.grants = grants
         request = {"op": "rollback", "to": to, **self._request(None)}
         del request["base"]
         return self.transact(request)
@@ -96,19 +109,80 @@ class Contact:
         """Watches a transaction that an earlier connection began."""
         return self._checked(self.ask({"op": "attach", "tx": tx})[0])
 
+    def restart(self, instances: Sequence[str], grants: Ask | None = None) -> list[str]:
+        """Restarts instances as they are granted, each proven; returns their units."""
+        self.grants = grants
+        message = {"op": "restart", "instances": list(instances), **self._request(None)}
+        units: list[str] = self.ask(message)[0]["restarted"]
+        return units
+
+    def remove(self) -> None:
+        """Removes /etc/ogen and the unit that recovers, where nothing of ogen's is in force any more."""
+        self.ask({"op": "remove", "who": self.options.who})
+
+    def connections(self, ports: Sequence[int]) -> dict[int, list[str]]:
+        """Addresses that hold a connection to each of the host's ports."""
+        found = self.ask({"op": "connections", "ports": list(ports)})[0]["connections"]
+        return {int(port): addresses for port, addresses in found.items()}
+
+    # ------------------------------------------------------------------------------ leases
+    def lease(self, name: str, servers: Sequence[str], seconds: float) -> None:
+        """Keeps this host's balancers away from `servers`; returns when they have taken it."""
+        who = self.options.who
+        self.ask({"op": "lease", "id": name, "servers": list(servers), "seconds": seconds, "who": who})
+
+    def unlease(self, name: str, wait: float) -> list[str]:
+        """Ends a lease; the servers of it that are still down after `wait` seconds."""
+        down: list[str] = self.ask({"op": "unlease", "id": name, "wait": wait})[0]["down"]
+        return down
+
+    def leases(self) -> dict[str, Any]:
+        """`leases` in force, and `returning` servers."""
+        return self.ask({"op": "leases"})[0]
+
     def _request(self, base: str | None) -> dict[str, Any]:
         options = self.options
-        return {"who": options.who, "git": options.git, "patience": options.patience(), "base": base}
+        return {
+            "who": options.who,
+            "git": options.git,
+            "patience": options.patience(),
+            "base": base,
+            "gated": self.grants is not None,
+        }
 
     def transact(self, request: Mapping[str, Any], data: bytes = b"") -> Mapping[str, Any]:
-        reply, _ = self.ask(request, data)
+        try:
+            reply, _ = self.ask(request, data)
+        except ConnectError as error:
+            error.hint = "nothing was committed, and the host is as it was: apply again"
+            raise
         if reply["reply"] == "prepared":
-            reply, _ = self.ask({"op": "commit", "tx": reply["tx"], "epoch": reply["epoch"]})
+            tx, commit = str(reply["tx"]), {"op": "commit", "tx": reply["tx"], "epoch": reply["epoch"]}
+            try:
+                reply, _ = self.ask(commit)
+            except ConnectError as error:
+                reply = self._again(tx, error)
         return self._checked(reply)
+
+    def _again(self, tx: str, lost: ConnectError) -> dict[str, Any]:
+        """The transaction is the host's by now: how it ended is asked over a new connection."""
+        self.tell("connect", f"{lost.message}; once more")
+        end = time.monotonic() + self.options.reconnect
+        while True:
+            try:
+                with contact(self.host, self.options, self.on_event) as other:
+                    return other.ask({"op": "attach", "tx": tx})[0]
+            except (ConnectError, LockedError):  # locked: the agent of before has not noticed yet
+                if time.monotonic() + 1.0 > end:
+                    lost.hint = (
+                        "the host brings the apply to its end by itself: apply again to see how it ended"
+                    )
+                    raise lost from None
+                time.sleep(1.0)
 
     def _checked(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
         status, message = result["status"], str(result.get("message", ""))
-        log, hint = result.get("log", ()), result.get("hint")
+        log, hint = result.get("log", ()), result.get("hint") or _ENDED
         if status == "rolled_back":
             raise RolledBack(message, host=self.host.name, log=log, hint=hint)
         if status != "applied":
@@ -127,8 +201,20 @@ class Contact:
                 raise self._error(reply)
             elif reply.get("reply") == "want":
                 self._upload(str(reply["digest"]))
+            elif reply.get("reply") == "ask":
+                self._answer(reply)
             else:
                 return reply, more
+
+    def _answer(self, question: Mapping[str, Any]) -> None:
+        """To an agent that wants to take instances down; it hears from us while we make up our mind."""
+        assert self.grants
+        instances = [(str(name), int(port)) for name, port in question["instances"]]
+        answer = self.grants(instances, str(question["why"]), self._beat)
+        self.pipe.send(frames.pack(dict(answer)))
+
+    def _beat(self) -> None:
+        self.pipe.send(frames.pack({"op": "wait"}))
 
     def _upload(self, digest: str) -> None:
         """Sends a file in parts; the agent verifies it by its digest."""
@@ -161,7 +247,9 @@ class Contact:
         log = self.pipe.said().splitlines()[-20:]
         if log:
             return RemoteError(f"{why}: {log[-1]}", host=self.host.name, log=log)
-        return ConnectError(f"the connection was lost: {why}", host=self.host.name)
+        return ConnectError(
+            f"the connection was lost: {why}", host=self.host.name, hint="run the command again"
+        )
 
     def _error(self, reply: Mapping[str, Any]) -> HostError:
         message, hint, log = str(reply["message"]), reply.get("hint"), reply.get("log", ())
@@ -169,7 +257,8 @@ class Contact:
         if reply["kind"] == "locked":
             return LockedError(message, host=host, hint=hint, log=log)
         if reply["kind"] == "refused":
-            return RolledBack(f"refused before anything changed: {message}", host=host, hint=hint, log=log)
+            what = f"refused before anything changed: {message}"
+            return RolledBack(what, host=host, hint=hint or _ENDED, log=log)
         return RemoteError(message, host=host, hint=hint, log=log)
 
 

@@ -11,7 +11,7 @@ from .access import Access, Keyring, hop, resolve
 
 FARTHEST = 16  # hops
 _JUMP = re.compile(
-    r"(?:ssh://)?(?:(?P<user>[^\s/]+)@)?"
+    r"(?:ssh://)?(?:(?P<user>(?!-)[^\s/\[\]]+)@)?"
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<bare>[0-9A-Fa-f]*(?::[0-9A-Fa-f.]*){2,})|(?P<name>[^\s:@\[\]/-][^\s:@\[\]/]*))"
     r"(?::(?P<port>\d{1,5}))?/?"
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import fnmatch
-import hashlib
 import hmac
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -45,12 +44,17 @@ def _match(pattern: str, name: str) -> bool:
 
 def _hashed(pattern: str, name: str) -> bool:
     """`|1|salt|HMAC-SHA1 of the name`."""
+    salt, digest = _salted(pattern)
+    return bool(salt) and hmac.compare_digest(hmac.digest(salt, name.lower().encode(), "sha1"), digest)
+
+
+@lru_cache(maxsize=100_000)
+def _salted(pattern: str) -> tuple[bytes, bytes]:
     parts = pattern.split("|")
     try:
-        salt, digest = base64.b64decode(parts[2]), base64.b64decode(parts[3])
+        return base64.b64decode(parts[2]), base64.b64decode(parts[3])
     except (IndexError, binascii.Error):
-        return False
-    return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)
+        return b"", b""
 
 
 def parse(text: str, file: str) -> tuple[Line, ...]:
@@ -70,7 +74,7 @@ def parse(text: str, file: str) -> tuple[Line, ...]:
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, changed: float) -> tuple[Line, ...]:
+def _read(path: Path, changed: int) -> tuple[Line, ...]:
     return parse(path.read_text("utf-8", "replace"), str(path))
 
 
@@ -130,16 +134,18 @@ def look(access: Access, host: str) -> Known:
         if not pinned:
             raise ConnectError("ssh.host_key is not a public key", host=host, hint="like: ssh-ed25519 AAAA…")
         return Known(access.known_as, tuple(replace(line, place="ssh.host_key") for line in pinned))
-    there = [line for path in access.files if path.is_file() for line in _read(path, path.stat().st_mtime)]
-    found = _sorted(there, access.known_as)
+    files = tuple((path, path.stat().st_mtime_ns) for path in access.files if path.is_file())
+    found = _sorted(files, access.known_as)
     if not found.lines and not found.authorities and not access.alias and access.port != 22:
-        plain = _sorted(there, access.address.lower())
+        plain = _sorted(files, access.address.lower())
         return replace(found, lines=plain.lines, revoked=found.revoked + plain.revoked)
     return found
 
 
-def _sorted(there: list[Line], name: str) -> Known:
-    matching = [line for line in there if line.matches(name)]
+@lru_cache(maxsize=4096)
+def _sorted(files: tuple[tuple[Path, int], ...], name: str) -> Known:
+    """By name, once for each state of the files: a hashed name costs a computation for each line."""
+    matching = [line for path, changed in files for line in _read(path, changed) if line.matches(name)]
     return Known(
         name,
         *(tuple(n for n in matching if n.marker == m) for m in ("", "@revoked", "@cert-authority")),

@@ -9,11 +9,13 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConnectError
 from .access import Access, Keyring
 from .lean import paramiko
 
+FEW = 2  # a server that hangs up after more than so many keys has enough of them
 AGENT = 60.0  # seconds for the agent's answer: it may ask its owner
 _MAGIC = b"openssh-key-v1\0"
 Offer = tuple[str, paramiko.PKey]
@@ -41,7 +43,7 @@ def log_in(host: str, access: Access, transport: paramiko.Transport, keyring: Ke
         login.tried.append(str(error) or "the host closed the connection")
     offered = ", ".join(login.tried) or "there is no key to offer"
     hint = "set ssh.user and ssh.key, or add the public key to ~/.ssh/authorized_keys of that user"
-    if "too many" in offered.lower():
+    if "too many" in offered.lower() or (len(login.tried) > FEW and not transport.is_active()):
         hint = "too many keys were offered: name the right one in ssh.key"
     raise ConnectError(f"{access.user}@{access.address} does not let us in ({offered})", host=host, hint=hint)
 
@@ -142,7 +144,8 @@ def _load(path: str, keyring: Keyring) -> paramiko.PKey | str:
         if word is None:
             return f"{path} has a passphrase: `ssh-add {path}` first, or run this on a terminal"
     try:
-        return paramiko.PKey.from_path(path, word.encode() if word else None)
+        secret: Any = word.encode() if word else None  # bytes for cryptography, whatever the stubs say
+        return paramiko.PKey.from_path(path, secret)
     except paramiko.pkey.UnknownKeyType:
         return f"{path} is of a type that needs transport: openssh"
     except Exception as error:  # a key file can be damaged in many ways

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from ..errors import ConnectError, HostError
+from ..errors import ConnectError, HostError, OfflineError
 from . import known, sshconfig
 from .access import Access, Keyring
 from .handshakes import turn
@@ -23,6 +23,7 @@ from .pipes import ProcessPipe
 _OPTIONS = {
     "BatchMode": "yes",
     "StrictHostKeyChecking": "yes",
+    "NoHostAuthenticationForLocalhost": "no",
     "UpdateHostKeys": "no",
     "ServerAliveInterval": "15",
     "ControlMaster": "no",
@@ -176,6 +177,13 @@ _SAID = (
 )
 
 
+#: of these, what says that nothing answers there as an SSH server
+_OFF = re.compile(
+    r"Connection refused|stdio forwarding failed|open failed|banner exchange|timed out|No route to host|"
+    r"Network is unreachable|Timeout, server|identification string|Connection (?:closed|reset) by"
+)
+
+
 def failure(host: str, hops: Sequence[Access], said: str) -> ConnectError:
     """What the client said, as what is wrong and what to do."""
     last = hops[-1]
@@ -196,6 +204,7 @@ def failure(host: str, hops: Sequence[Access], said: str) -> ConnectError:
             values |= {"said": line, **found.groupdict()}
             values["name"] = str(values["name"] or last.known_as).rstrip(".")
             text = message.format(**values)
-            return ConnectError(text, host=host, hint=hint.format(**values), log=lines[-20:])
+            kind = OfflineError if _OFF.search(line) else ConnectError
+            return kind(text, host=host, hint=hint.format(**values), log=lines[-20:])
     hint = f"`ssh {last.name} true` should work without a question"
     return ConnectError(f"OpenSSH's client ended: {lines[-1]}", host=host, hint=hint, log=lines[-20:])

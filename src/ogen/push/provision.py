@@ -69,6 +69,7 @@ def provision(
         if host.root:
             message = f"its files lie under {host.root}: there is nothing to provision"
             work.results[host.name] = Provisioned(host.name, "skipped", message=message)
+    work.probe(hosts)
     for index, play in enumerate(playbook.plays):
         work.play(index, play, hosts)
     return tuple(work.results.get(h.name) or Provisioned(h.name, "unchanged") for h in hosts)
@@ -113,6 +114,30 @@ class _Provision:
     tags: frozenset[str]
     results: dict[str, Provisioned] = field(default_factory=dict)
     compiled: dict[str, tuple[Step, ...]] = field(default_factory=dict)
+    probed: dict[str, HostError] = field(default_factory=dict)  # why a host can't be worked on
+
+    def probe(self, hosts: Sequence[Host]) -> None:
+        """Where plays go batch by batch, root is asked for on every host before the first one is changed.
+
+        A host where it can't be had fails at its turn, as it would have without having been asked.
+        """
+        todo = [host for host in hosts if not self._out(host)]
+        if not any(len(list(batches(todo, play.serial))) > 1 for play in self.playbook.plays):
+            return
+
+        def one(host: Host) -> HostError | None:
+            try:
+                with contact(host, self.options, ignore):
+                    return None
+            except PythonMissing:
+                return None
+            except HostError as error:
+                return error
+
+        for host, error in zip(todo, each(todo, one, self.options.parallel), strict=True):
+            if error is not None:
+                self.probed[host.name] = error
+                self.on_event(Event(host.name, "connect", error.message))
 
     def play(self, index: int, play: Play, hosts: Sequence[Host]) -> None:
         named = self._named(play)
@@ -155,6 +180,8 @@ class _Provision:
         error: HostError | None = None
         message = ""
         try:
+            if host.name in self.probed:
+                raise self.probed.pop(host.name)
             message = self._work(index, host, steps)
         except HostError as failed:
             error = failed

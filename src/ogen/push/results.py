@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event as Flag
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from ..agent import drift
 from ..errors import HostError
 from ..inventory.model import Host
 from ..release.model import File, Release
 from .access import Keyring
 
+if TYPE_CHECKING:
+    from .listing import Listing
+
 Status = Literal[
-    "unchanged", "applied", "rolled_back", "failed", "unreachable", "locked", "withheld", "stuck", "planned"
+    "unchanged",
+    "applied",
+    "rolled_back",
+    "failed",
+    "unreachable",
+    "locked",
+    "withheld",  # left as it is, because of what others serve
+    "not_started",  # the rollout stopped before its turn
+    "interrupted",  # at work when nobody watched any longer
+    "skipped",  # out of reach, and left out on request
+    "stuck",
+    "planned",
 ]
+#: the host is what the inventory says
+WELL: frozenset[Status] = frozenset({"applied", "unchanged"})
+#: not a failure of this host's own
+CONSEQUENCE: frozenset[Status] = frozenset({"withheld", "not_started", "skipped", "planned"})
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happens on a host right now. phases: connect, compare, stage, models, validate,
-    commit, restart, start, prove, reload, revert, recover, done."""
+    commit, drain, restart, start, prove, reload, revert, recover, done. With an empty host it is about the
+    whole rollout: phase batch, as in "expand: canary 1/12"."""
 
     host: str
     phase: str
@@ -43,44 +64,86 @@ class Options:
     parallel: int = 32
     who: str = ""
     git: str = ""
-    settle: float = 3.0  # a started unit must stay up for so long
+    settle: float = 6.0  # a started unit must stay up for so long, from its start on
     answer: float = 60.0  # until a started instance answers
     load: float = 300.0  # until a model is loaded
     reload: float = 15.0  # until nginx serves the new configuration
+    drain: float = 600.0  # until an instance that goes down has ended what it had begun
+    outage: bool = False  # whether a pool may be left without an instance that serves
     silence: float = 600.0  # without any word of a host that works
+    reconnect: float = 30.0  # for a host whose connection was lost after the commit
+    batches: tuple[int | str, ...] = ("100%",)  # hosts with instances that change at once: 3, or "25%"
+    max_fail: int | str = "100%"  # more failures than this, and no other host is started
+    skip_offline: bool = False  # hosts out of reach are left out instead of failed
     stop: Flag = field(default_factory=Flag, compare=False)  # set: start no other host
 
     def patience(self) -> dict[str, float]:
-        return {"settle": self.settle, "answer": self.answer, "load": self.load, "reload": self.reload}
+        names = ("settle", "answer", "load", "reload", "drain")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A host, what it is to become, and which instances of other hosts its balancers list."""
+    """A host, what it is to become, and which instances of other hosts its balancers list.
+
+    Without `listing` a balancer that needs what is not in force can only keep its configuration.
+    """
 
     host: Host
     release: Release
     needs: frozenset[tuple[str, str]] = frozenset()  # (host, instance)
     uploads: Mapping[str, str] = field(default_factory=dict)  # digest → path of a file to send for a model
+    listing: Listing | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A file as ogen had put it on the host; `content` where the host still knows it and it was asked for."""
+
+    sha256: str
+    mode: int
+    owner: str
+    group: str
+    content: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A file of the release, or of the one in force, as the host has it.
 
-    state: same · missing (new) · differs (not yet applied) · edited (on the host) · removed (no longer
-    wanted) · gone (no longer wanted, and not there).
+    `state` is one of the words of agent/drift.py, which docs/drift.md explains. All else is unknown for
+    what is "same", and for a file that is not there (`kind` is None).
     """
 
     path: str
     state: str
     secret: bool = False
-    edited: bool = False
     content: bytes | None = None  # None: the same as wanted, secret, or too long
     mode: int | None = None
     owner: str | None = None
     group: str | None = None
     sha256: str | None = None
+    kind: str | None = None  # file | link | other
+    target: str | None = None  # of a link
+    replaced: bool = False  # it stands in the place of ogen's link
+    base: Base | None = None  # of what somebody edited
+
+    @property
+    def edited(self) -> bool:
+        return self.state in drift.EDITS
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An instance as it is reached, and the models it has. None: not known."""
+
+    port: int | None = None
+    models: frozenset[str] | None = None
+
+    def meets(self, port: int | None, model: str | None) -> bool:
+        return (None in (port, self.port) or port == self.port) and (
+            self.models is None or model is None or model in self.models
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +164,11 @@ class Comparison:
     instances: tuple[str, ...] = ()  # of the release in force
     locked: str | None = None  # the holder's note
     skipped: tuple[str, ...] = ()
+    serving: Mapping[str, Serving] = field(default_factory=dict)  # instance of the release in force
+    pools: Mapping[str, Mapping[str, tuple[str, ...]]] = field(
+        default_factory=dict
+    )  # what balancers list now
+    why: Mapping[str, str] = field(default_factory=dict)  # unit or link → how it left the release in force
 
     def on_host(self, wish: Release) -> Release:
         """What the host has, as a release that can be diffed against `wish`."""
@@ -108,7 +176,7 @@ class Comparison:
         files = [
             _as_file(seen, wanted.get(seen.path))
             for seen in self.files
-            if seen.state not in ("missing", "gone")
+            if (seen.state == drift.SAME or seen.kind is not None) and seen.state != drift.FOREIGN
         ]
         return Release(self.host, tuple(sorted(files, key=lambda f: f.path)))
 
@@ -119,7 +187,7 @@ class Comparison:
 
 
 def _as_file(seen: Seen, wish: File | None) -> File:
-    if seen.state == "same" and wish:
+    if seen.state == drift.SAME and wish:
         return wish
     content = seen.content
     if content is None:
@@ -131,20 +199,18 @@ def _as_file(seen: Seen, wish: File | None) -> File:
 
 def comparison(host: str, report: Mapping[str, Any], texts: bytes) -> Comparison:
     """From the agent's report and the texts that came with it."""
-    files, at = [], 0
-    for one in report["files"]:
-        size = one.get("text")
-        content = texts[at : at + size] if size is not None else None
-        at += size or 0
-        files.append(_seen(one, content))
+    source = io.BytesIO(texts)
     return Comparison(
         host=host,
         current=report["current"],
         release=report["release"],
         unchanged=report["unchanged"],
-        files=tuple(files),
+        files=tuple(_seen(one, source) for one in report["files"]),
         missing=frozenset(report["missing"]),
         locked=report["locked"],
+        serving={i: Serving(one["port"], frozenset(one["models"])) for i, one in report["serving"].items()},
+        pools={b: {p: tuple(m) for p, m in pools.items()} for b, pools in report["pools"].items()},
+        why=dict(report["why"]),
         **{
             k: tuple(report[k])
             for k in ("restart", "reload", "stop", "models", "links", "instances", "skipped")
@@ -152,17 +218,14 @@ def comparison(host: str, report: Mapping[str, Any], texts: bytes) -> Comparison
     )
 
 
-def _seen(one: Mapping[str, Any], content: bytes | None) -> Seen:
+def _seen(one: Mapping[str, Any], texts: io.BytesIO) -> Seen:
+    """A file of the report; its texts are the next ones of `texts`."""
+    found, was = (texts.read(one[key]) if key in one else None for key in ("text", "base_text"))
+    plain = ("path", "state", "mode", "owner", "group", "sha256", "kind", "target", "secret", "replaced")
     return Seen(
-        path=one["path"],
-        state=one["state"],
-        secret=one["secret"],
-        edited=one["state"] == "edited" or bool(one.get("edited")),
-        content=content,
-        mode=one.get("mode"),
-        owner=one.get("owner"),
-        group=one.get("group"),
-        sha256=one.get("sha256"),
+        content=found,
+        base=Base(**one["base"], content=was) if "base" in one else None,
+        **{key: one[key] for key in plain if key in one},
     )
 
 
@@ -179,6 +242,7 @@ class HostResult:
     seconds: float = 0.0
     restarted: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # checks that could not be made there
+    without: tuple[str, ...] = ()  # "host/instance" that its balancers should list, but that are not in force
     comparison: Comparison | None = None
 
 

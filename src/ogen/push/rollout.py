@@ -1,9 +1,13 @@
 """Over hosts: look at all of them, then expand → switch → contract.
 
 expand: hosts that lose no instance. switch: hosts with balancers. contract: hosts that lose one, when
-nobody routes to it any more. A balancer is switched only if every instance that it will list is in
-force: if the host of one failed and does not serve that instance from its old release, the balancer
-keeps its old configuration (`withheld`), and so do the hosts that would lose an instance.
+nobody routes to it any more. Hosts with instances change in batches (`batches`), the first being the canary:
+if a host of it fails, no other host with instances is started, and neither if more than `max_fail` did.
+
+A balancer is switched when every instance that it will list is in force. If some never will be, because
+their host failed or was not started, it gets the release without them, and the next apply puts them in.
+Only if a pool would be left without an instance it keeps its old configuration (`withheld`), and hosts that
+would lose an instance keep theirs.
 
 A balancer may share its host with instances. Such a host is switched when what it lists serves; one that
 loses an instance comes last. Hosts that list each other's new instances are switched together: until
@@ -19,9 +23,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from ..errors import ConnectError, HostError, LockedError, RemoteError, RolledBack
+from ..errors import ConnectError, HostError, LockedError, OfflineError, RemoteError, RolledBack
+from .batches import cut, share
 from .contact import Contact, contact
+from .force import in_force, stages, swaps
+from .leases import Leases, Pools
 from .results import (
+    CONSEQUENCE,
+    WELL,
     Comparison,
     Event,
     HostResult,
@@ -32,83 +41,10 @@ from .results import (
     Target,
     ignore,
 )
+from .switch import Switch
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def loses(target: Target, seen: Comparison) -> bool:
-    """Whether an instance that is in force now is no longer wanted."""
-    return bool(set(seen.instances) - {p.instance for p in target.release.instances})
-
-
-def stages(targets: Sequence[Target], seen: Mapping[str, Comparison]) -> tuple[list[Target], ...]:
-    """expand, switch, contract; hosts that were not seen, or have nothing to do, are in none."""
-    expand: list[Target] = []
-    switch: list[Target] = []
-    contract: list[Target] = []
-    for target in targets:
-        found = seen.get(target.host.name)
-        if found is None or found.unchanged:
-            continue
-        if target.release.balancers:
-            switch.append(target)
-        elif loses(target, found):
-            contract.append(target)
-        else:
-            expand.append(target)
-    return expand, switch, contract
-
-
-def swaps(
-    switch: Sequence[Target], contract: Sequence[Target], seen: Mapping[str, Comparison]
-) -> list[Target]:
-    """Hosts that lose an instance and gain one that a balancer is to list: two cards become one instance,
-    say. They can't wait for the balancer that waits for them; nginx passes over the servers that are gone."""
-    needed = {need for target in switch for need in target.needs}
-    return [
-        t
-        for t in contract
-        if any(
-            (t.host.name, p.instance) in needed and p.instance not in seen[t.host.name].instances
-            for p in t.release.instances
-        )
-    ]
-
-
-def in_force(
-    targets: Sequence[Target], seen: Mapping[str, Comparison], results: Mapping[str, HostResult]
-) -> frozenset[tuple[str, str]]:
-    """(host, instance) that serve now: the new ones where it went well, else the old ones."""
-    found: set[tuple[str, str]] = set()
-    for target in targets:
-        name = target.host.name
-        result, before = results.get(name), seen.get(name)
-        if (result and result.status in ("applied", "unchanged")) or (before and before.unchanged):
-            found |= {(name, p.instance) for p in target.release.instances}
-        elif before:
-            found |= {(name, instance) for instance in before.instances}
-    return frozenset(found)
-
-
-def lacking(target: Target, targets: Sequence[Target], serving: frozenset[tuple[str, str]]) -> list[str]:
-    """Instances that a balancer host's release lists, but that are not in force.
-
-    Instances of hosts that are not part of this rollout are taken to be as they were.
-    """
-    ours = {t.host.name for t in targets if t is not target}
-    return sorted(f"{h}/{i}" for h, i in target.needs if h in ours and (h, i) not in serving)
-
-
-def together(waiting: Sequence[Target], lack: Mapping[str, Sequence[str]]) -> list[Target]:
-    """Hosts that lack nothing but each other's new instances."""
-    found = list(waiting)
-    while True:
-        coming = {f"{t.host.name}/{p.instance}" for t in found for p in t.release.instances}
-        kept = [t for t in found if coming.issuperset(lack[t.host.name])]
-        if kept == found:
-            return found
-        found = kept
 
 
 def each(items: Iterable[T], work: Callable[[T], R], parallel: int) -> list[R]:
@@ -120,10 +56,6 @@ def each(items: Iterable[T], work: Callable[[T], R], parallel: int) -> list[R]:
         return list(pool.map(work, todo))
 
 
-_WITHHELD = (
-    "mend those hosts, or set them to `state: out`, then apply again; --limit '!NAME' goes on without one"
-)
-
 _STATUS: Mapping[type[HostError], Status] = {
     ConnectError: "unreachable",
     LockedError: "locked",
@@ -131,8 +63,14 @@ _STATUS: Mapping[type[HostError], Status] = {
 }
 
 
+def failed(result: HostResult) -> bool:
+    """Whether it counts against `max_fail`."""
+    return result.status not in WELL | CONSEQUENCE
+
+
 def failure(error: HostError, seconds: float = 0.0, seen: Comparison | None = None) -> HostResult:
-    status: Status = _STATUS.get(type(error), "failed")
+    kind = next((k for k in type(error).__mro__ if k in _STATUS), None)
+    status: Status = _STATUS[kind] if kind else "failed"
     before = seen.current if seen else None
     return HostResult(
         error.host, status, error.message, error, before, before, round(seconds, 2), comparison=seen
@@ -146,21 +84,67 @@ class Rollout:
     targets: Sequence[Target]
     options: Options
     on_event: OnEvent = ignore
+    pools: Pools = field(default_factory=Pools)
     results: dict[str, HostResult] = field(default_factory=dict)
     seen: dict[str, Comparison] = field(default_factory=dict)
     contacts: dict[str, Contact] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)  # hosts whose transaction was started
+    counted: int = 0  # hosts that have something to do, or could not say whether they have
+    canaries: tuple[str, ...] = ()  # those that failed
+    without: dict[str, tuple[str, ...]] = field(default_factory=dict)  # balancer host → what it can't list
 
     def run(self) -> Outcome:
         with ExitStack() as stack:
             self.look(stack)
+            self.leases = stack.enter_context(
+                Leases(self.pools, self.options, self.serving, self.on_event, self.options.outage)
+            )
             self.unchanged()
             expand, switch, contract = stages(self.targets, self.seen)
-            self.apply(expand)
-            self.apply(self.after([], swaps(switch, contract, self.seen)))
-            self.switch(switch)
-            self.apply(self.after(switch, [t for t in contract if t.host.name not in self.results]))
-        return Outcome(tuple(self.results[t.host.name] for t in self.targets))
+            balancers = Switch(self, switch)
+            self.batches("expand", expand)
+            self.batches("expand", balancers.before(swaps(switch, contract, self.seen)))
+            balancers.run()
+            balancers.settle()
+            self.leases.release()
+            self.batches("contract", balancers.after([t for t in contract if not self.ended(t)]))
+        return self.outcome()
 
+    def outcome(self) -> Outcome:
+        """How it stands; in the end, or when nobody watches any longer."""
+        return Outcome(tuple(self.results.get(t.host.name) or self._open_end(t) for t in self.targets))
+
+    def _open_end(self, target: Target) -> HostResult:
+        name = target.host.name
+        if name not in self.begun:
+            return self._not_started(target, "interrupted")
+        error = RemoteError(
+            "was at work when nobody watched any longer; the host ends its own transaction",
+            host=name,
+            hint="`ogen history` tells how it ended; `ogen apply --failed` goes on",
+        )
+        return replace(failure(error, seen=self.seen.get(name)), status="interrupted")
+
+    def ended(self, target: Target) -> bool:
+        return target.host.name in self.results
+
+    def end(self, result: HostResult) -> None:
+        result = replace(result, without=self.without.get(result.host, ()))
+        self.results[result.host] = result
+        self.on_event(Event(result.host, "done", result.message or result.status))
+
+    def fail(self, error: HostError, status: Status | None = None) -> None:
+        result = failure(error, seen=self.seen.get(error.host))
+        self.end(replace(result, status=status or result.status))
+
+    def serving(self) -> frozenset[tuple[str, str]]:
+        """Members of pools that serve now; those of hosts outside of this rollout are taken to."""
+        ours = {t.host.name for t in self.targets}
+        everyone = frozenset(m for members in self.pools.members.values() for m in members)
+        now = in_force(self.targets, self.seen, dict(self.results))
+        return frozenset({*now, *(m for m in everyone if m[0] not in ours)})
+
+    # ------------------------------------------------------------------------------ the first look
     def look(self, stack: ExitStack) -> None:
         """Connects to all hosts and compares; what can't be reached is a result already."""
         for target, contact_, found in each(self.targets, self._look, self.options.parallel):
@@ -181,7 +165,10 @@ class Rollout:
         except HostError as error:
             stack.close()
             self.on_event(Event(target.host.name, "done", str(error)))
-            return target, None, failure(error, time.monotonic() - begun)
+            found = failure(error, time.monotonic() - begun)
+            if self.options.skip_offline and isinstance(error, OfflineError):
+                found = replace(found, status="skipped", error=None)
+            return target, None, found
         except BaseException:
             stack.close()
             raise
@@ -196,23 +183,91 @@ class Rollout:
                 self.results[name] = HostResult(
                     name, "unchanged", before=found.current, after=found.current, comparison=found
                 )
+        quiet = sum(result.status in ("unchanged", "skipped") for result in self.results.values())
+        self.counted = len(self.targets) - quiet
+
+    # ------------------------------------------------------------------------ who may be started
+    def halted(self) -> str:
+        """Why no other host with instances is started; empty while all is well."""
+        if self.options.stop.is_set():
+            return "interrupted"
+        if self.canaries:
+            return f"the canary failed ({', '.join(self.canaries)})"
+        bad = sorted(name for name, r in list(self.results.items()) if failed(r))
+        if len(bad) <= self.allowed:
+            return ""
+        shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
+        part = self.options.max_fail
+        limit = part if isinstance(part, int) else f"{part} of {self.counted}: {self.allowed}"
+        return f"{len(bad)} failed ({shown}), and max_fail is {limit}"
+
+    @property
+    def allowed(self) -> int:
+        return share(self.options.max_fail, self.counted)
+
+    def stopped(self, target: Target) -> str:
+        """Why this host is not to be started. Balancers follow what changed before the rollout stopped."""
+        why = self.halted()
+        fresh = self._has_instances(target) and target.host.name not in self.begun
+        if not why or self.options.stop.is_set() or fresh:
+            return why
+        ends = [self.results[name].status for name in list(self.begun) if name in self.results]
+        return "" if any(status not in ("rolled_back", "locked") for status in ends) else why
+
+    def turned_away(self, target: Target) -> bool:
+        """Whether it is not to be started, which is its result then."""
+        why = self.stopped(target)
+        if why:
+            self.end(self._not_started(target, why))
+        return bool(why)
+
+    def _has_instances(self, target: Target) -> bool:
+        return bool(target.release.instances or self.seen[target.host.name].instances)
+
+    def _not_started(self, target: Target, why: str) -> HostResult:
+        name = target.host.name
+        seen = self.seen.get(name)
+        current = seen.current if seen else None
+        return HostResult(name, "not_started", why, before=current, after=current, comparison=seen)
+
+    # ------------------------------------------------------------------------------------ batches
+    def batches(self, stage: str, targets: Sequence[Target]) -> None:
+        """Hosts with instances, one batch after the other; balancers alone on their host come first."""
+        todo = [t for t in targets if not self.ended(t)]
+        self.apply([t for t in todo if not self._has_instances(t)])
+        work = [t for t in todo if self._has_instances(t)]
+        parts = cut(work, self.options.batches)
+        done = 0
+        for number, part in enumerate(parts, 1):
+            done += len(part)
+            if len(parts) > 1 and not self.halted():
+                place = f"canary {done}/{len(work)}" if number == 1 else f"batch {number} of {len(parts)}"
+                self.on_event(Event("", "batch", f"{stage}: {place}"))
+            self.apply(part)
+            if number == 1 and len(parts) > 1:
+                names = [t.host.name for t in part]
+                self.canaries += tuple(name for name in names if failed(self.results[name]))
 
     def apply(self, targets: Sequence[Target]) -> None:
-        todo = [t for t in targets if t.host.name not in self.results]
-        for result in each(todo, self._apply, self.options.parallel):
-            self.results[result.host] = result
-            self.on_event(Event(result.host, "done", result.message or result.status))
+        each([t for t in targets if not self.ended(t)], self._start, self.options.parallel)
+
+    def _start(self, target: Target) -> None:
+        name = target.host.name
+        if self.turned_away(target):
+            return
+        self.begun.add(name)
+        self.end(self._apply(target))
 
     def _apply(self, target: Target) -> HostResult:
+        """The host's transaction: the one place where it is run. `seen.restart` is what will restart."""
         begun, name = time.monotonic(), target.host.name
         seen = self.seen[name]
-        if self.options.stop.is_set():
-            error: HostError = RemoteError("not started: interrupted", host=name)
-            return replace(failure(error, seen=seen), status="withheld")
+        gone = set(seen.instances) - {p.instance for p in target.release.instances}
         try:
-            done = self.contacts[name].apply(target.release, seen, target.uploads)
-        except HostError as failed:
-            return failure(failed, time.monotonic() - begun, seen)
+            with self.leases.held_for(name, keep=gone) as grants:
+                done = self.contacts[name].apply(target.release, seen, target.uploads, grants)
+        except HostError as error:
+            return failure(error, time.monotonic() - begun, seen)
         return HostResult(
             name,
             "applied",
@@ -224,50 +279,6 @@ class Rollout:
             skipped=tuple(done.get("skipped", ())),
             comparison=seen,
         )
-
-    def switch(self, hosts: Sequence[Target]) -> None:
-        """Balancer hosts, in waves as what they list comes into force; what never does is withheld."""
-        waiting = list(hosts)
-        while waiting:
-            ready, lack = self.ready(waiting)
-            if not ready:
-                for target in waiting:
-                    names = ", ".join(lack[target.host.name])
-                    self._withhold(target, f"keeps its configuration: not in force are {names}")
-                return
-            waiting = [t for t in waiting if t not in ready]
-            losing = [t for t in ready if loses(t, self.seen[t.host.name])]
-            kept = self.after(hosts, losing) if losing else []
-            self.apply([t for t in ready if t in kept or t not in losing])
-
-    def ready(self, waiting: Sequence[Target]) -> tuple[list[Target], dict[str, list[str]]]:
-        """Those of the balancer hosts that may be switched now, and what each still lacks."""
-        serving = in_force(self.targets, self.seen, self.results)
-        lack = {t.host.name: lacking(t, self.targets, serving) for t in waiting}
-        able = [t for t in waiting if not lack[t.host.name]]
-        if able:
-            return [t for t in able if not loses(t, self.seen[t.host.name])] or able, lack
-        return together(waiting, lack), lack
-
-    def after(self, switch: Sequence[Target], contract: Sequence[Target]) -> Sequence[Target]:
-        """Hosts that lose an instance, unless some balancer was not switched."""
-        done = [self.results[t.host.name] for t in switch if t.host.name in self.results]
-        late = [result.host for result in done if result.error]
-        unknown = [t.host.name for t in self.targets if t.release.balancers and t.host.name not in self.seen]
-        if not late and not unknown:
-            return contract
-        for target in contract:
-            names = ", ".join(sorted({*late, *unknown}))
-            self._withhold(target, f"keeps its instances: balancers were not switched ({names})")
-        return []
-
-    def _withhold(self, target: Target, message: str) -> None:
-        name = target.host.name
-        if name in self.results:
-            return
-        error = RemoteError(message, host=name, hint=_WITHHELD)
-        self.results[name] = replace(failure(error, seen=self.seen.get(name)), status="withheld")
-        self.on_event(Event(name, "done", message))
 
 
 @dataclass

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..errors import ConnectError
+from ..errors import ConnectError, OfflineError
 from ..release.plaintext import clean
 from . import known, login
 from .access import Access, Keyring
@@ -28,7 +28,7 @@ PAUSES = (0.2, 0.5, 1.0)  # seconds before another try where sshd was too busy
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr")
 
 
-class Dropped(ConnectError):
+class Dropped(OfflineError):
     """sshd closes at once, as it does when too many connections are not logged in yet."""
 
 
@@ -41,11 +41,12 @@ class Hop:
 
     def close(self) -> None:
         """Nothing is left of it afterwards, its thread included."""
-        self.wire.shut()  # first: its thread reads on for up to 0.1 s if nothing wakes it
+        self.wire.wake()
         with contextlib.suppress(Exception):
             self.transport.close()
         with contextlib.suppress(RuntimeError):  # it was never started
             self.transport.join(2)
+        self.wire.shut()
 
 
 class Connection:
@@ -202,7 +203,7 @@ def _through(made: Connection, access: Access) -> Wire:
         why, hint = _plain(error), "is the host on, and its address right as seen from the jump?"
         if "prohibited" in why.lower():
             hint = "the jump's sshd_config needs AllowTcpForwarding, and PermitOpen for this address"
-        raise ConnectError(
+        raise OfflineError(
             f"the jump {made.via} does not reach {place}: {why}", host=made.host, hint=hint
         ) from None
     return Wire(channel)
@@ -225,9 +226,9 @@ def _is(algorithm: str, kinds: set[str]) -> bool:
     return algorithm in kinds or ("ssh-rsa" in kinds and algorithm.startswith("rsa-sha2-"))
 
 
-def _deaf(made: Connection, access: Access, wire: Wire, error: Exception) -> ConnectError:
+def _deaf(made: Connection, access: Access, wire: Wire, error: Exception) -> OfflineError:
     """What keeps a host from exchanging keys with us, from what it said or did not say."""
-    place, heard, kind = f"{access.address}:{access.port}", wire.heard, ConnectError
+    place, heard, kind = f"{access.address}:{access.port}", wire.heard, OfflineError
     if not heard and not wire.ended:
         why = "it accepts the connection, and says nothing: it does not speak SSH"
         hint = "is that port sshd's, and the host not overloaded? ssh.connect_timeout is the patience"

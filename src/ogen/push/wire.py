@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import ConnectError
+from ..errors import OfflineError
 from .access import Access
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux only
@@ -68,10 +68,16 @@ class Wire:
         finally:
             self._end = None
 
-    def shut(self) -> None:
-        """Ends both directions, which wakes whoever reads, and lets go."""
+    def wake(self) -> None:
+        """Ends both directions, so that whoever reads stops at once, not at paramiko's next look."""
         with contextlib.suppress(Exception):
-            self._inner.shutdown(socket.SHUT_RDWR)
+            if isinstance(self._inner, socket.socket):
+                self._inner.shutdown(socket.SHUT_RDWR)
+            else:
+                self._inner.close()
+
+    def shut(self) -> None:
+        self.wake()
         with contextlib.suppress(Exception):
             self._inner.close()
 
@@ -86,7 +92,7 @@ def dial(access: Access, host: str) -> Wire:
         sock = socket.create_connection((access.address, access.port), access.timeout)
     except OSError as error:
         why = error.strerror or str(error) or "no answer"
-        raise ConnectError(f"{place}: {why.lower()}", host=host, hint=_advice(error)) from None
+        raise OfflineError(f"{place}: {why.lower()}", host=host, hint=_advice(error)) from None
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option, value in _GIVE_UP:
         if option is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from ..errors import Where
 from .model import File
 
 
@@ -16,10 +17,25 @@ class Kind(Enum):
     REMOVED = "removed"
 
 
-class Origin(Enum):
-    PENDING = "pending"  # the inventory wants something that is not applied yet
-    EDITED = "edited"  # somebody changed the file on the host
-    BOTH = "both"
+class State(Enum):
+    """Of a file with three versions: as ogen put it there, as the inventory wants it, as it is on the host.
+
+    The agent finds the word (agent/drift.py has the table); "same" is no change.
+    """
+
+    PENDING = "pending"  # not yet applied
+    EDITED = "edited"  # on the host; the inventory is as it was
+    CONFLICT = "conflict"  # edited on the host, and not yet applied
+    REMOVED = "removed"  # from the inventory
+    REMOVED_EDITED = "removed_edited"  # from the inventory, and edited on the host
+    CONVERGED = "converged"  # edited on the host to what the inventory wants by now
+    IN_THE_WAY = "in_the_way"  # something that apply does not replace, where a file of ogen's is to go
+    FOREIGN = "foreign"  # somebody else's file beside ogen's: a drop-in for a unit of ogen's
+
+    @property
+    def is_drift(self) -> bool:
+        """Whether somebody changed something on the host, whatever the inventory wants."""
+        return self not in (State.PENDING, State.REMOVED)
 
 
 class Hidden(Enum):
@@ -41,6 +57,10 @@ class Side:
     owner: str
     group: str
     secret: bool = False
+
+    @property
+    def access(self) -> str:
+        return f"{self.mode:04o} {self.owner}:{self.group}"
 
     @classmethod
     def of(cls, file: File | None) -> Side | None:
@@ -77,7 +97,10 @@ class Change:
     new: Facet | None
     lines: tuple[str, ...] = ()  # a unified diff from the first @@ on
     hidden: Hidden | None = None
-    origin: Origin = Origin.PENDING
+    state: State = State.PENDING
+    edit: tuple[str, ...] = ()  # where the inventory has changed too: what somebody made of ogen's text
+    remark: str = ""  # what is no content: a link that became a file, say
+    where: Where | None = field(default=None, compare=False, repr=False)  # the inventory line behind it
 
     @property
     def added(self) -> int:
@@ -96,6 +119,7 @@ class Item:
     name: str
     kind: Kind
     detail: str = ""
+    drift: bool = False  # the host left the release in force: a unit that does not run, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +153,23 @@ class Diff:
     hosts: tuple[HostDiff, ...]
     old: str = "in force"
     new: str = "inventory"
+    unseen: tuple[tuple[str, str], ...] = ()  # (host, why): known, and not looked at; no change
 
     @property
     def changed(self) -> bool:
         return any(host.changed for host in self.hosts)
+
+    def drift(self) -> Diff:
+        """Only what happened on the hosts, without what is not applied yet."""
+        kept = (
+            HostDiff(
+                host.host,
+                tuple(change for change in host.changes if change.state.is_drift),
+                tuple(item for item in host.items if item.drift),
+            )
+            for host in self.hosts
+        )
+        return replace(self, hosts=tuple(host for host in kept if host.changed))
 
     def groups(self) -> tuple[Group, ...]:
         """Identical changes folded; those of the same hosts together, items before files."""
@@ -158,8 +195,10 @@ class Diff:
         changes = [(change, host.host) for host in self.hosts for change in host.changes]
         touched = {host.host for host in self.hosts if host.changed}
         kinds = [f"{n} {k.value}" for k in Kind if (n := sum(c.kind is k for c, _ in changes))]
+        edits = sum(change.state.is_drift for change, _ in changes)
         files, hosts = _count(len(changes), "file"), _count(len(touched), "host")
-        return f"{files} on {hosts}" + (f": {', '.join(kinds)}" if kinds else "")
+        by_hand = f"; {edits} of them by hand on the host" if edits else ""
+        return f"{files} on {hosts}" + (f": {', '.join(kinds)}" if kinds else "") + by_hand
 
 
 #: a unit's hash over its own text, host's name included: it alone does not make two changes different
@@ -169,7 +208,8 @@ _DERIVED = re.compile(r"(?<=OGEN_UNIT_HASH=)[0-9a-f]{16}")
 def _masked(change: Change | Item) -> Change | Item:
     if isinstance(change, Item):
         return change
-    return replace(change, lines=tuple(_DERIVED.sub("…", line) for line in change.lines))
+    lines, edit = (tuple(_DERIVED.sub("…", line) for line in part) for part in (change.lines, change.edit))
+    return replace(change, lines=lines, edit=edit)
 
 
 def _group(masked: Change | Item, parts: Sequence[tuple[str, Change | Item]]) -> Group:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
 
-from .change import Change, Diff, Facet, Hidden, HostDiff, Item, Kind, Origin, Side
+from .change import Change, Diff, Facet, Hidden, HostDiff, Item, Kind, Side, State
 from .model import Release
 from .plaintext import visible
 from .redaction import Redactor
@@ -14,6 +16,14 @@ MAX_BYTES = 256 * 1024  # a larger file is summarised; difflib is quadratic at w
 MAX_LINES = 4000
 NO_NEWLINE = "\\ No newline at end of file"
 NEW_HOST, GONE_HOST = "new in the inventory", "no longer in the inventory; nothing is changed there"
+
+
+class Sides(NamedTuple):
+    """The three versions of a file; None where there is no such file."""
+
+    base: Side | None  # as ogen put it there
+    mine: Side | None  # as the inventory wants it
+    theirs: Side | None  # as it is on the host
 
 
 def diff(
@@ -40,11 +50,19 @@ def _host(old: Release | None, new: Release | None, name: str, compare: Comparer
     before = {f.path: f for f in old.files} if old else {}
     after = {f.path: f for f in new.files}
     changes = [
-        compare(path, Side.of(before.get(path)), Side.of(after.get(path)))
+        (compare(path, Side.of(before.get(path)), Side.of(after.get(path))), after.get(path))
         for path in sorted({*before, *after})
         if before.get(path) != after.get(path)
     ]
-    found = tuple(change for change in changes if change is not None)
+    found = tuple(
+        replace(
+            change,
+            state=State.PENDING if wanted else State.REMOVED,
+            where=wanted.where if wanted else None,
+        )
+        for change, wanted in changes
+        if change is not None
+    )
     return HostDiff(name, found, _items(old, new, bool(found)), "" if old else NEW_HOST)
 
 
@@ -54,21 +72,41 @@ class Comparer:
     def __init__(self, context: int, redactor: Redactor) -> None:
         self._context = context
         self._redactor = redactor
-        self._seen: dict[tuple[str, str], tuple[tuple[str, ...], Hidden | None]] = {}
+        self._seen: dict[tuple[str, str, str], tuple[tuple[str, ...], Hidden | None]] = {}
 
-    def __call__(
-        self, path: str, old: Side | None, new: Side | None, origin: Origin = Origin.PENDING
-    ) -> Change | None:
+    def __call__(self, path: str, old: Side | None, new: Side | None) -> Change | None:
         """The change at `path`; None when both sides are equal in content, mode and owner."""
-        secret = bool((old and old.secret) or (new and new.secret))
+        change = self._change(path, old, new)
         same_text = old is not None and new is not None and old.sha256 == new.sha256
-        lines, hidden = ((), None) if same_text else self._lines(old, new, secret)
-        before = self._facet(old, secret, hidden)
-        after = self._facet(new, secret, hidden)
-        if before == after and same_text:
-            return None
+        return None if same_text and change.old == change.new else change
+
+    def three_way(self, path: str, state: State, sides: Sides) -> Change:
+        """A file of a host with its three versions.
+
+        `lines` say what an apply does to it; where the inventory has changed as well and ogen's own text
+        is known, they say what the inventory changed, and `edit` what was changed on the host.
+        """
+        base, mine, theirs = sides
+        if state is State.FOREIGN:
+            return replace(self._change(path, None, theirs, by_hand="+"), state=state)
+        if state is State.CONFLICT and _known(base, theirs):
+            change = replace(self._change(path, base, mine), old=self._change(path, theirs, mine).old)
+        else:
+            change = self._change(path, theirs, mine, by_hand="-" if state.is_drift else "")
+        edit: tuple[str, ...] = ()
+        if state in (State.CONFLICT, State.REMOVED_EDITED) and base and _known(base, theirs):
+            secret = any(side is not None and side.secret for side in sides)
+            edit = self._lines(base, theirs, secret, "+")[0] if base.sha256 != _sha(theirs) else ()
+        kind = Kind.REMOVED if mine is None else Kind.ADDED if theirs is None else Kind.CHANGED
+        return replace(change, kind=kind, state=state, edit=edit)
+
+    def _change(self, path: str, old: Side | None, new: Side | None, by_hand: str = "") -> Change:
+        secret = bool((old and old.secret) or (new and new.secret))
+        same_text = _sha(old) == _sha(new)
+        lines, hidden = ((), None) if same_text else self._lines(old, new, secret, by_hand)
         kind = Kind.ADDED if old is None else Kind.REMOVED if new is None else Kind.CHANGED
-        return Change(visible(path), kind, before, after, lines, hidden, origin)
+        before, after = (self._facet(side, secret, hidden) for side in (old, new))
+        return Change(visible(path), kind, before, after, lines, hidden)
 
     def _facet(self, side: Side | None, secret: bool, hidden: Hidden | None) -> Facet | None:
         if side is None:
@@ -80,18 +118,21 @@ class Comparer:
         return Facet(side.mode, visible(side.owner), visible(side.group), size, mark)
 
     def _lines(
-        self, old: Side | None, new: Side | None, secret: bool
+        self, old: Side | None, new: Side | None, secret: bool, by_hand: str
     ) -> tuple[tuple[str, ...], Hidden | None]:
+        """`by_hand` is the sign of the lines that somebody wrote on the host."""
         if secret:
             return (), Hidden.SECRET
         if any(side is not None and side.content is None for side in (old, new)):
             return (), Hidden.UNREAD
-        key = (old.sha256 if old else "", new.sha256 if new else "")
+        key = (old.sha256 if old else "", new.sha256 if new else "", by_hand)
         if key not in self._seen:
-            self._seen[key] = self._compute(old, new)
+            self._seen[key] = self._compute(old, new, by_hand)
         return self._seen[key]
 
-    def _compute(self, old: Side | None, new: Side | None) -> tuple[tuple[str, ...], Hidden | None]:
+    def _compute(
+        self, old: Side | None, new: Side | None, by_hand: str
+    ) -> tuple[tuple[str, ...], Hidden | None]:
         texts = []
         for side in (old, new):
             content = (side.content if side else None) or b""
@@ -102,7 +143,21 @@ class Comparer:
                 return (), Hidden.LARGE
             texts.append(text)
         lines = unified(texts[0], texts[1], self._context)
-        return tuple(line[:1] + visible(self._redactor(line[1:])) for line in lines), None
+        return tuple(line[:1] + visible(self._hide(line, by_hand)) for line in lines), None
+
+    def _hide(self, line: str, by_hand: str) -> str:
+        """A line without secrets; in what people write on hosts, what looks like one counts as one."""
+        text = self._redactor(line[1:])
+        return self._redactor.suspect(text) if by_hand and line[:1] == by_hand else text
+
+
+def _sha(side: Side | None) -> str | None:
+    return side.sha256 if side else None
+
+
+def _known(*sides: Side | None) -> bool:
+    """Whether the texts of all sides are known; that of a file that is not there is."""
+    return all(side is None or side.content is not None for side in sides)
 
 
 def _text(content: bytes) -> str | None:

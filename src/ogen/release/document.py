@@ -8,13 +8,18 @@ from .change import Change, Diff, Facet, Group
 
 
 def document(diff: Diff) -> dict[str, Any]:
-    """`lines` is a unified diff from its first @@ on; null where it is hidden or only access differs."""
+    """A file's `state` is one of change.State's words, its `lines` are a unified diff from the first @@ on.
+
+    `lines` is null where it is hidden or only access differs; `edit` is null but for files that somebody
+    edited while the inventory changed too. `unseen` hosts are known, and were not asked.
+    """
     return {
         "changed": diff.changed,
         "old": diff.old,
         "new": diff.new,
         "summary": diff.summary() if diff.changed else "no changes",
         "notes": [{"host": host.host, "note": host.note} for host in diff.hosts if host.note],
+        "unseen": [{"host": host, "why": why} for host, why in diff.unseen],
         "changes": [_change(group) for group in diff.groups()],
     }
 
@@ -23,15 +28,25 @@ def _change(group: Group) -> dict[str, Any]:
     change = group.change
     shown: dict[str, Any] = {"hosts": list(group.hosts), "kind": change.kind.value}
     if not isinstance(change, Change):
-        return shown | {"what": change.what, "name": change.name, "detail": change.detail}
+        return shown | {
+            "what": change.what,
+            "name": change.name,
+            "detail": change.detail,
+            "drift": change.drift,
+        }
     return shown | {
         "what": "file",
         "path": change.path,
-        "origin": change.origin.value,
+        "state": change.state.value,
+        "drift": change.state.is_drift,
         "old": _facet(change.old),
         "new": _facet(change.new),
         "hidden": change.hidden.value if change.hidden else None,
         "lines": list(change.lines) or None,
+        "edit": list(change.edit) or None,
+        "remark": change.remark,
+        "file": change.where.file if change.where else None,
+        "line": change.where.line if change.where else None,
     }
 
 

@@ -6,7 +6,7 @@ import html
 import re
 
 from .change import Change, Diff, Group
-from .text import title
+from .text import patch, title
 
 LIMIT = 65_000  # characters; GitHub takes 65,536
 _NOTE = 300  # kept free for the words about what was left out
@@ -15,11 +15,12 @@ _NOTE = 300  # kept free for the words about what was left out
 def markdown(diff: Diff, limit: int = LIMIT) -> str:
     """The whole diff within `limit` characters; what does not fit is named, then counted."""
     heading = f"### ogen: {diff.summary()}\n" if diff.changed else "### ogen: no changes\n"
-    parts = [heading, *(f"\n{_code(hosts)}: {note}.\n" for note, hosts in diff.notes())]
+    notes = [*diff.notes(), *((why, host) for host, why in diff.unseen)]
+    parts = [heading, *(f"\n{_code(hosts)}: {html.escape(note)}.\n" for note, hosts in notes)]
     room = limit - _NOTE - sum(map(len, parts))
     left_out = 0
     for group in diff.groups():
-        fitting = next((text for text in (_section(group), _bullet(group)) if len(text) <= room), None)
+        fitting = next((text for text in (_section(group, diff), _bullet(group)) if len(text) <= room), None)
         if fitting is None:
             left_out += 1
             continue
@@ -30,14 +31,12 @@ def markdown(diff: Diff, limit: int = LIMIT) -> str:
     return "".join(parts)[:limit]
 
 
-def _section(group: Group) -> str:
-    change = group.change
-    if not isinstance(change, Change) or not change.lines:
+def _section(group: Group, diff: Diff) -> str:
+    lines = list(patch(group, diff))
+    if not lines:
         return f"\n* {_heading(group)}\n"
-    fence = "`" * max(
-        3, 1 + max((len(run) for line in change.lines for run in re.findall("`+", line)), default=0)
-    )
-    body = "\n".join(change.lines)
+    fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
+    body = "\n".join(lines)
     return f"\n<details><summary>{_heading(group)}</summary>\n\n{fence}diff\n{body}\n{fence}\n\n</details>\n"
 
 

@@ -108,6 +108,7 @@ class BalancerProof:
     config: str  # path of nginx.conf
     socket: str  # unix socket that answers GET /release with `hash`
     hash: str  # over the balancer's files without the line that holds it
+    pools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # pool → "host/instance" it lists
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,17 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 _TOKEN = re.compile(r"[^\s\"'`,;:{}\[\]()<>=]{8,}|[\w+/=.~-]{8,}")
+# a value under a name that speaks for itself, and a header's bearer token
+_SUSPECT = re.compile(
+    r"(?i)(?P<name>(?:\b|_)(?:token|secret|passw(?:or)?d|passphrase|api_?key|credentials?)\w*[\"']?\s*[=:]\s*[\"']?"
+    r"|\bbearer +)(?P<value>[^\s\"';,<>]{4,})"
+)
 _SHORT = 4  # a shorter secret is only looked for as a whole word
+
+
+def suspicious(text: str) -> bool:
+    """Whether something in `text` looks like a secret."""
+    return _SUSPECT.search(text) is not None
 
 
 class Redactor:
@@ -31,6 +41,10 @@ class Redactor:
         """What is shown instead of `content`."""
         data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
         return f"<secret:{hmac.new(self._key, data, 'sha256').hexdigest()[:8]}>"
+
+    def suspect(self, text: str) -> str:
+        """`text` without what looks like a secret: nobody declares those that are typed on a host."""
+        return _SUSPECT.sub(lambda found: found["name"] + self.mark(found["value"]), text)
 
     def __call__(self, text: str) -> str:
         if self._pattern is None:

@@ -1,16 +1,43 @@
-"""A diff for people: unified text, coloured where wanted, and the short form with counts."""
+"""A diff for people: unified text, coloured where wanted, and the short form with counts.
+
+Each part of a change has `---` and `+++` lines of its own, in the form that `patch -p1`, `git apply`
+and review tools read: below a folder with a folder for each host, which is what `ogen render` writes.
+Where several hosts share a change, they name the first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from .change import Change, Diff, Hidden, Item, Kind, Origin, fold
+from .change import Change, Diff, Group, Hidden, Item, Kind, State, fold
 
 Paint = Callable[[str, str], str]  # text, "red" | "green" | "cyan" | "bold" | "yellow" → text
 
 _COLOUR = {Kind.ADDED: "green", Kind.CHANGED: "yellow", Kind.REMOVED: "red"}
 VERBS = ("stop", "restart", "reload", "relink")  # items that an apply does, rather than has
 _SIGN = {Kind.ADDED: "+", Kind.CHANGED: "~", Kind.REMOVED: "-"}
+_KEPT = "kept under /etc/ogen/edited"
+_WORDS = {
+    State.PENDING: "",
+    State.REMOVED: "",
+    State.EDITED: "edited on the host; apply puts it back",
+    State.CONFLICT: f"edited on the host, and not yet applied; apply overwrites the edit, {_KEPT}",
+    State.REMOVED_EDITED: "removed from the inventory, and edited on the host",
+    State.CONVERGED: "edited on the host to what the inventory wants",
+    State.IN_THE_WAY: "somebody else's file is in the way, and apply does not replace it",
+    State.FOREIGN: "foreign drop-in for a unit of ogen's; apply leaves it",
+}
+_SHORT = {
+    State.PENDING: "",
+    State.REMOVED: "",
+    State.EDITED: "edited",
+    State.CONFLICT: "edited, and not yet applied",
+    State.REMOVED_EDITED: "removed from the inventory, and edited",
+    State.CONVERGED: "edited to what is wanted",
+    State.IN_THE_WAY: "in the way",
+    State.FOREIGN: "foreign drop-in",
+}
+HERE = "on the host"
 
 
 def plain(text: str, _: str) -> str:
@@ -28,10 +55,30 @@ def unified(diff: Diff, paint: Paint = plain) -> str:
             last = group.on
             parts.append("\n" * bool(parts) + paint(f"=== {last}", "bold"))
         parts.append(paint(title(group.change), _COLOUR[group.change.kind]))
-        if isinstance(group.change, Change):
-            parts += [_painted(line, paint) for line in group.change.lines]
+        parts += [_painted(line, paint) for line in patch(group, diff)]
     parts.append("\n" + diff.summary())
     return "\n".join(parts) + "\n"
+
+
+def patch(group: Group, diff: Diff) -> Iterator[str]:
+    """The lines of a change with their headers; first what was edited on the host, if that is apart."""
+    change = group.change
+    if not isinstance(change, Change):
+        return
+    path = f"{group.hosts[0]}{change.path}"
+    if change.edit:
+        gone = change.state is not State.FOREIGN and change.old is None
+        yield f"--- a/{path}\t{diff.old}"
+        yield "+++ /dev/null" if gone else f"+++ b/{path}\t{HERE}"
+        yield from change.edit
+    if change.lines:
+        by_hand = change.state.is_drift
+        old = diff.old if change.edit and change.state is State.CONFLICT else HERE if by_hand else diff.old
+        new = HERE if change.state is State.FOREIGN else diff.new
+        added = change.old is None and old != diff.old if by_hand else change.old is None
+        yield "--- /dev/null" if added else f"--- a/{path}\t{old}"
+        yield "+++ /dev/null" if change.new is None else f"+++ b/{path}\t{new}"
+        yield from change.lines
 
 
 def stat(diff: Diff, paint: Paint = plain) -> str:
@@ -50,7 +97,8 @@ def stat(diff: Diff, paint: Paint = plain) -> str:
 def _row(change: Change | Item, paint: Paint) -> str:
     if isinstance(change, Item):
         return f" {paint('!' if change.what in VERBS else _SIGN[change.kind], 'yellow')} {_item(change)}"
-    return f" {paint(_SIGN[change.kind], _COLOUR[change.kind])} {change.path}{_counts(change, paint)}"
+    word = _SHORT[change.state] and f"  {_SHORT[change.state]}"
+    return f" {paint(_SIGN[change.kind], _COLOUR[change.kind])} {change.path}{_counts(change, paint)}{word}"
 
 
 def title(change: Change | Item) -> str:
@@ -58,20 +106,14 @@ def title(change: Change | Item) -> str:
     if isinstance(change, Item):
         verb = "" if change.what in VERBS else f"{change.kind.value} "
         return verb + _item(change)
-    remarks = [remark for remark in (_origin(change), _access(change), _hidden(change)) if remark]
+    parts = (_WORDS[change.state], change.remark, _access(change), _hidden(change))
+    remarks = [part for part in parts if part]
     return f"{change.kind.value} {change.path}" + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
 def _item(item: Item) -> str:
-    return " ".join(word for word in (item.what, item.name, item.detail) if word)
-
-
-def _origin(change: Change) -> str:
-    return {
-        Origin.PENDING: "",
-        Origin.EDITED: "edited on the host; apply puts it back",
-        Origin.BOTH: "edited on the host, and not applied yet",
-    }[change.origin]
+    detail = f"({item.detail})" if item.detail and item.what in VERBS else item.detail
+    return " ".join(word for word in (item.what, item.name, detail) if word)
 
 
 def _access(change: Change) -> str:
@@ -109,10 +151,12 @@ def _counts(change: Change, paint: Paint) -> str:
     if change.hidden is not None:
         return f"  {change.hidden.value}"
     if not change.lines:
-        return f"  {_access(change)}"
+        return f"  {change.remark or _access(change)}".rstrip()
     return f"  {paint(f'+{change.added}', 'green')} {paint(f'-{change.removed}', 'red')}"
 
 
 def _painted(line: str, paint: Paint) -> str:
+    if line.startswith(("--- a/", "+++ b/", "--- /dev/null", "+++ /dev/null")):
+        return paint(line, "bold")
     colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
     return paint(line, colour) if colour else line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ..inventory.model import Balancer
 from ..plan.model import Entry, Member, Pool
 from ..release.model import BalancerProof, File
 from .engine import Engine
+from .escape import server_address
 from .keys import Reveal, key_lines
 
 MARK = "OGEN-RELEASE-HASH"  # replaced by the hash of everything else
@@ -68,6 +70,9 @@ def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | No
     if balancer.routing == "by_model":
         text = engine.render("router.js.j2", {**values, **_routes(entry, values)}, balancer.where)
         files.append(File(f"{folder}/router.js", text.encode(), where=balancer.where))
+    if own:
+        members = json.dumps(_members(values["pools"], entry), indent=1, ensure_ascii=False) + "\n"
+        files.append(File(f"{folder}/members.json", members.encode(), where=balancer.where))
     if balancer.keys is not None:
         lines = {"name": balancer.name, "keys": key_lines(balancer.keys, reveal)}
         text = engine.render("keys.conf.j2", lines, balancer.where)
@@ -77,8 +82,20 @@ def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | No
     digest = _digest(files)
     files[0] = File(config, files[0].content.replace(MARK.encode(), digest.encode()), where=balancer.where)
     unit = f"ogen-balancer-{balancer.name}.service" if own else "nginx.service"
-    proof = BalancerProof(unit, balancer.name, config, str(values["socket"]), digest)
+    listed = {pool.name: tuple(f"{m.host}/{m.instance}" for m in pool.members) for pool in entry.pools}
+    proof = BalancerProof(unit, balancer.name, config, str(values["socket"]), digest, listed)
     return Rendered(tuple(files), proof)
+
+
+def _members(pools: Sequence[Mapping[str, Any]], entry: Entry) -> dict[str, Any]:
+    """For bin/leases.py: the unit, and the models that each server must have to be sent requests."""
+    models: dict[str, list[str]] = {}
+    for pool in pools:
+        for server in pool["servers"]:
+            models.setdefault(place(server["address"], server["port"]), []).append(pool["name"])
+    if entry.balancer.routing == "single" and entry.balancer.pool is None:
+        models = {server: [] for server in models}  # whatever it serves
+    return {"unit": f"ogen-balancer-{entry.balancer.name}.service", "servers": dict(sorted(models.items()))}
 
 
 def _digest(files: Sequence[File]) -> str:
@@ -181,9 +198,17 @@ def _pool(pool: Pool, host: str, prefix: str) -> dict[str, Any]:
 
 
 def _server(member: Member, host: str) -> dict[str, Any]:
-    """A member as this host reaches it: its own instances by loopback."""
-    address = "127.0.0.1" if member.host == host else member.address
-    return {"address": address, "port": member.port, "weight": max(1, member.weight)}
+    return {"address": _reached(member, host), "port": member.port, "weight": max(1, member.weight)}
+
+
+def _reached(member: Member, host: str) -> str:
+    """Its own instances a balancer reaches by loopback."""
+    return "127.0.0.1" if member.host == host else member.address
+
+
+def place(address: str, port: int) -> str:
+    """A server as nginx lists it: ADDRESS:PORT."""
+    return f"{server_address(address)}:{port}"
 
 
 def _servers(entry: Entry, pools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -20,9 +20,12 @@ MAX_SOURCE = 1024 * 1024  # bytes of one template
 class Engine:
     """Renders templates for one project; compiled ones are kept."""
 
-    def __init__(self, folder: str | None = None) -> None:
-        """`folder` is the inventory's; its `templates/` overrides the shipped ones by file name."""
-        self._loader = _Folders(folder)
+    def __init__(self, folder: str | None = None, instead: Mapping[str, str] | None = None) -> None:
+        """`folder` is the inventory's; its `templates/` overrides the shipped ones by file name.
+
+        `instead`: templates that come before both, to try a change that is not written.
+        """
+        self._loader = _Folders(folder, instead or {})
         self._sandbox = Sandbox(self._loader, FILTERS)
         self._plain: dict[str, bytes] = {}
 
@@ -79,7 +82,8 @@ class _Folders(BaseLoader):
 
     MARK = "<template> "
 
-    def __init__(self, folder: str | None) -> None:
+    def __init__(self, folder: str | None, instead: Mapping[str, str]) -> None:
+        self._instead = instead
         self._folders = [Path(folder, "templates")] if folder is not None else []
         self._folders.append(shipped.folder("templates"))
 
@@ -90,6 +94,8 @@ class _Folders(BaseLoader):
         """The file's text; TemplateNotFound without one, RenderError where it can't be taken."""
         if "/" in name or "\\" in name or "\0" in name or name in ("", ".", ".."):
             raise TemplateNotFound(name)
+        if name in self._instead:
+            return self._instead[name]
         for folder in self._folders:
             found = folder / name
             if found.is_symlink() or found.exists():
@@ -117,7 +123,9 @@ def _shipped() -> Engine:
     return Engine()
 
 
-def engine(folder: str | None) -> Engine:
+def engine(folder: str | None, instead: Mapping[str, str] | None = None) -> Engine:
     """An engine for the project in `folder`; one without templates of its own shares the shipped one's."""
+    if instead:
+        return Engine(folder, instead)
     own = Path(folder, "templates") if folder else None
     return Engine(folder) if own is not None and (own.is_dir() or own.is_symlink()) else _shipped()

@@ -15,18 +15,31 @@ from .host import render_draft
 from .keys import Reveal
 
 
-def render(plan: Plan, *, host: str | None = None, secrets: Reveal | None = None) -> tuple[Release, ...]:
+def render(
+    plan: Plan,
+    *,
+    host: str | None = None,
+    secrets: Reveal | None = None,
+    templates: Mapping[str, str] | None = None,
+) -> tuple[Release, ...]:
     """The releases of all hosts (or of one), sorted by host name; RenderError on the first failure.
 
     `secrets` gives the text of a secret; without it placeholders stand for them. Nothing else than
-    templates is read: those of the inventory's folder before the shipped ones.
+    templates is read: those of the inventory's folder before the shipped ones; `templates` (texts by
+    file name) stand for both.
     """
-    return tuple(releases(plan, host=host, secrets=secrets))
+    return tuple(releases(plan, host=host, secrets=secrets, templates=templates))
 
 
-def releases(plan: Plan, *, host: str | None = None, secrets: Reveal | None = None) -> Iterator[Release]:
+def releases(
+    plan: Plan,
+    *,
+    host: str | None = None,
+    secrets: Reveal | None = None,
+    templates: Mapping[str, str] | None = None,
+) -> Iterator[Release]:
     """As `render`, one after another."""
-    fleet = Fleet(plan, secrets)
+    fleet = Fleet(plan, secrets, templates)
     for host_plan in sorted(plan.hosts, key=lambda found: found.host.name):
         if host in (None, host_plan.host.name):
             yield fleet.release(host_plan)
@@ -40,10 +53,12 @@ def render_host(plan: Plan, host_plan: HostPlan, *, secrets: Reveal | None = Non
 class Fleet:
     """What the release of a host needs to know of the others."""
 
-    def __init__(self, plan: Plan, secrets: Reveal | None = None) -> None:
+    def __init__(
+        self, plan: Plan, secrets: Reveal | None = None, templates: Mapping[str, str] | None = None
+    ) -> None:
         self._plan = plan
         self._secrets = secrets
-        self._engine: Engine = engine(plan.inventory.folder)
+        self._engine: Engine = engine(plan.inventory.folder, templates)
         self._hosts: Mapping[str, Host] = {host.name: host for host in plan.inventory.hosts}
         self._known: dict[object, ModelBuild] = {}
         self._users: dict[tuple[str, str], set[str]] = {}

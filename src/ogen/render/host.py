@@ -10,7 +10,7 @@ from .balancer import render_balancer
 from .draft import CURRENT, SYSTEMD, Draft
 from .instance import librarian_values, unit_values
 from .models import modelfile_values, views
-from .services import log_rotation, monitor, preload
+from .services import interpreter, leases, log_rotation, monitor, preload
 
 
 def render_draft(draft: Draft) -> Release:
@@ -45,10 +45,11 @@ def render_draft(draft: Draft) -> Release:
                 "name": name,
                 "host": host.name,
                 "runtime": f"ogen-balancer-{name}",
-                "config": rendered.proof.config,
+                "python": interpreter(host),
             }
             text = draft.engine.render("balancer.service.j2", values, entry.balancer.where)
             draft.unit(rendered.proof.unit, "balancer", text, entry.balancer.where)
+    leases(draft)
     log_rotation(draft)
     if draft.units:
         _target(draft)

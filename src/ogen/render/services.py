@@ -1,4 +1,4 @@
-"""What runs beside the instances: preload, monitor, rotation of logs."""
+"""What runs beside the instances and balancers: preload, monitor, leases, rotation of logs."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def preload(draft: Draft) -> None:
         return
     draft.add(f"{CURRENT}/bin/preload.py", draft.engine.copy("preload.py"), mode=0o755)
     service = draft.engine.render(
-        "preload.service.j2", {"python": _python(draft.plan.host)}, draft.plan.host.where
+        "preload.service.j2", {"python": interpreter(draft.plan.host)}, draft.plan.host.where
     )
     timer = draft.engine.copy("preload.timer").decode()
     draft.add(f"{SYSTEMD}/ogen-preload@.service", service)
     draft.add(f"{SYSTEMD}/ogen-preload@.timer", timer)
 
 
-def _python(host: Host) -> str:
-    """The interpreter of scripts: systemd looks bare names up itself."""
+def interpreter(host: Host) -> str:
+    """The host's python3 for its scripts: systemd looks bare names up itself."""
     return path(host.python) if "/" in host.python else unit_text(host.python)
 
 
@@ -81,7 +81,7 @@ def monitor(draft: Draft) -> None:
     draft.add(f"{CURRENT}/bin/monitor.py", script, mode=0o755)
     draft.add(f"{CURRENT}/monitor.json", config)
     values = {
-        "python": _python(host),
+        "python": interpreter(host),
         "config": hashlib.sha256(script + config.encode()).hexdigest()[:16],
         "textfile_dir": settings.textfile_dir,
         "devices": ("char-nvidia*",) if "nvidia" in vendors else (),
@@ -93,6 +93,17 @@ def monitor(draft: Draft) -> None:
 def _watched(instance: Instance) -> dict[str, str]:
     address = f"127.0.0.1:{instance.port}"
     return {"name": instance.name, "url": f"http://{address}", "ollama": address}
+
+
+def leases(draft: Draft) -> None:
+    """What keeps this host's own balancers away from instances that are leased out."""
+    if not any(proof.unit != "nginx.service" for proof in draft.balancers):
+        return
+    script = draft.engine.copy("leases.py")
+    draft.add(f"{CURRENT}/bin/leases.py", script, mode=0o755)
+    values = {"python": interpreter(draft.host), "config": hashlib.sha256(script).hexdigest()[:16]}
+    text = draft.engine.render("leases.service.j2", values, draft.host.where)
+    draft.unit("ogen-leases.service", "service", text, draft.host.where)
 
 
 def log_rotation(draft: Draft) -> None:

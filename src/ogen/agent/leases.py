@@ -1,0 +1,115 @@
+"""Operations on leases at a balancer host: take (or renew) one, end it, list them.
+
+A lease is a file that `ogen-leases.service` reads (templates/leases.py); nginx has taken it when that
+program says so. No lock of the host is needed: a lease changes no release, and a transaction may be
+under way on the very host whose instance it is for.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, List, Set
+
+from . import systemd
+from .errors import AgentError
+from .frames import Message
+from .session import Session
+from .transaction import Host
+
+FOLDER = "/run/ogen/leases"
+STATE = "/run/ogen/leases.json"
+UNIT = "ogen-leases.service"
+TAKEN = 15.0  # seconds in which nginx must have taken a lease: it is reloaded at most once a second
+
+
+def lease(session: Session, message: Message, data: bytes) -> None:
+    """Keeps this host's balancers away from `servers` for `seconds`; answers when those that run have
+    taken it."""
+    host, servers = session.host, sorted(map(str, message["servers"]))
+    name = _file(str(message["id"]))
+    host.disk.folder(FOLDER)
+    until = host.machine.now() + float(message["seconds"])
+    if host.live and not systemd.states(host.machine, [UNIT])[UNIT].up:
+        host.machine.run(["systemctl", "start", UNIT])  # whoever stopped it must not stop all restarts
+    told = {"servers": servers, "until": until, "who": str(message.get("who", ""))[:200]}
+    host.disk.replace(name, json.dumps(told, sort_keys=True).encode(), 0o644)
+    taken = _wait(host, lambda state: all(set(servers) <= set(down) for down in _balancers(host, state)))
+    if not taken:
+        raise AgentError(
+            "the balancers here do not take the lease of %s" % ", ".join(servers),
+            "see `journalctl -u %s` there; without it nothing keeps requests from an instance" % UNIT,
+        )
+    session.reply(seconds=float(message["seconds"]))
+
+
+def unlease(session: Session, message: Message, data: bytes) -> None:
+    """Ends a lease. `down` are those of its servers that did not come back within `wait` seconds."""
+    host, name = session.host, _file(str(message["id"]))
+    try:
+        told = json.loads(host.disk.read_or(name).decode() or "{}")
+    except ValueError:
+        told = {}
+    servers = set(told.get("servers") or ())
+    host.disk.remove(name, sync=False)
+    others = _leased(host)
+    mine = servers - others
+    _wait(host, lambda state: not mine & set(state.get("down") or ()), float(message.get("wait") or 0.0))
+    session.reply(down=sorted(mine & set(_state(host).get("down") or ())))
+
+
+def leases(session: Session, message: Message, data: bytes) -> None:
+    """Leases in force with the seconds that they have left, and servers that are coming back."""
+    session.reply(**listed(session.host))
+
+
+def listed(host: Host) -> Dict[str, Any]:
+    found = []
+    for name in host.disk.names(FOLDER):
+        told = _read(host, FOLDER + "/" + name) if name.endswith(".json") else {}
+        left = float(told.get("until") or 0) - host.machine.now()
+        if left > 0:
+            servers, who = told.get("servers", []), told.get("who", "")
+            found.append({"id": name[:-5], "servers": servers, "who": who, "left": left})
+    return {"leases": found, "returning": _state(host).get("returning") or []}
+
+
+def _file(name: str) -> str:
+    if not name or name[0] == "." or any(not (c.isalnum() or c in "._-") for c in name):
+        raise AgentError("%r is no name for a lease" % name)
+    return "%s/%s.json" % (FOLDER, name)
+
+
+def _read(host: Host, path: str) -> Dict[str, Any]:
+    try:
+        found = json.loads(host.disk.read_or(path).decode() or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _state(host: Host) -> Dict[str, Any]:
+    return _read(host, STATE)
+
+
+def _leased(host: Host) -> Set[str]:
+    """Servers under any lease."""
+    names = [n for n in host.disk.names(FOLDER) if n.endswith(".json")]
+    return {s for name in names for s in _read(host, FOLDER + "/" + name).get("servers") or ()}
+
+
+def _balancers(host: Host, state: Dict[str, Any]) -> List[List[str]]:
+    """What each balancer that runs here has down."""
+    taken = state.get("taken") or {}
+    manifest = host.store.manifest(host.store.current)
+    own = [p for p in manifest["balancers"] if p["unit"].startswith("ogen-balancer-")]
+    seen = systemd.states(host.machine, [p["unit"] for p in own])
+    return [taken.get(p["balancer"], []) for p in own if seen[p["unit"]].up]
+
+
+def _wait(host: Host, fine: Any, seconds: float = TAKEN) -> bool:
+    end = host.machine.now() + seconds
+    while not fine(_state(host)):
+        if host.machine.now() >= end:
+            return False
+        host.machine.wait(0.1)
+    return True

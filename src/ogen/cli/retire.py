@@ -1,0 +1,74 @@
+"""`ogen retire`: a host without anything of ogen's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import UsageError
+from . import console, options
+from .exits import Exit
+
+if TYPE_CHECKING:
+    from ..inventory.model import Host
+    from .fleet import Fleet
+
+
+@click.command()
+@options.inventory
+@click.argument("name", metavar="HOST")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask on a terminal.")
+@options.shape("text", "json")
+@options.parallel
+def command(path: Path, name: str, yes: bool, shape: str, parallel: int) -> Exit:
+    """Take all that is ogen's from a host.
+
+    The host must be `state: out`, and the balancers must have been applied since, so that nobody sends
+    to it. Its instances end what they do, then units, links and /etc/ogen go. Models, logs, users and
+    packages stay; so does the stock ollama.service, which is no longer held off.
+    """
+    from ..push import operate
+    from ..push.results import Outcome
+    from . import fleet, outcome
+    from .progress import progress
+
+    ready = fleet.fleet(path, parallel, what="retire")
+    host = _leaver(ready, name)
+    _nobody_routes(ready, host)
+    if not fleet.agreed(f"remove all that is ogen's from {name}?", yes or shape != "text"):
+        console.say("nothing was changed")
+        return Exit.CHANGES
+    with fleet.interruptible(ready.options), progress(1) as watch:
+        done = operate.retire(host, ready.options, watch)
+    return outcome.show(Outcome((done,)), shape, applied="retired")
+
+
+def _leaver(ready: Fleet, name: str) -> Host:
+    from .failure import did_you_mean
+
+    hosts = {host.name: host for host in ready.inventory.hosts}
+    if name not in hosts:
+        raise UsageError(f"no host {name} is in the inventory", hint=did_you_mean(name, list(hosts)) or None)
+    if hosts[name].state != "out":
+        raise UsageError(
+            f"{name} is in service",
+            where=hosts[name].where,
+            hint="set `state: out`, run `ogen apply` so that the balancers let go of it, then retire it",
+        )
+    return hosts[name]
+
+
+def _nobody_routes(ready: Fleet, host: Host) -> None:
+    """Balancers that still have the configuration of before may list the host."""
+    from . import fleet, live
+
+    _, targets = fleet.wish(ready, None)
+    edges = tuple(target for target in targets if target.release.balancers)
+    late = [name for name, found in live.seen(ready, edges).items() if not found.unchanged]
+    if late:
+        raise UsageError(
+            f"{', '.join(late)} may still send requests to {host.name}: an apply is pending there",
+            hint="run `ogen apply` first",
+        )

@@ -1,0 +1,137 @@
+"""What is in force between hosts, and what follows from it: who goes first, who lacks what."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from ..plan.reduced import Seat
+from .results import WELL, Comparison, HostResult, Serving, Target
+
+Place = tuple[str, str]  # (host, instance)
+
+
+def loses(target: Target, seen: Comparison) -> bool:
+    """Whether an instance that is in force now is no longer wanted."""
+    return bool(set(seen.instances) - {p.instance for p in target.release.instances})
+
+
+def stages(targets: Sequence[Target], seen: Mapping[str, Comparison]) -> tuple[list[Target], ...]:
+    """expand, switch, contract; hosts that were not seen, or have nothing to do, are in none."""
+    expand: list[Target] = []
+    switch: list[Target] = []
+    contract: list[Target] = []
+    for target in targets:
+        found = seen.get(target.host.name)
+        if found is None or found.unchanged:
+            continue
+        if target.release.balancers:
+            switch.append(target)
+        elif loses(target, found):
+            contract.append(target)
+        else:
+            expand.append(target)
+    return expand, switch, contract
+
+
+def offered(target: Target) -> dict[str, Serving]:
+    """What the host's instances serve once its release is in force."""
+    return {
+        p.instance: Serving(p.port, frozenset(m.model for m in p.models)) for p in target.release.instances
+    }
+
+
+def present(seen: Comparison) -> dict[str, Serving]:
+    """What they serve now."""
+    return {name: seen.serving.get(name, Serving()) for name in seen.instances}
+
+
+def in_force(
+    targets: Sequence[Target], seen: Mapping[str, Comparison], results: Mapping[str, HostResult]
+) -> dict[Place, Serving]:
+    """What serves now: the new instances where it went well, else the old ones.
+
+    Of a host that ended nobody knows how, the instances that are the same in both.
+    """
+    found: dict[Place, Serving] = {}
+    for target in targets:
+        name = target.host.name
+        before, result = seen.get(name), results.get(name)
+        old = present(before) if before else {}
+        if (result and result.status in WELL) or (before and before.unchanged):
+            now = offered(target)
+        elif result and result.status in ("failed", "unreachable", "stuck", "interrupted"):
+            now = {i: s for i, s in offered(target).items() if i in old and _alike(old[i], s)}
+        else:
+            now = old
+        found |= {(name, instance): serving for instance, serving in now.items()}
+    return found
+
+
+def _alike(old: Serving, new: Serving) -> bool:
+    return old.meets(new.port, None) and (old.models is None or old.models == new.models)
+
+
+def listed(target: Target) -> tuple[Seat, ...]:
+    """All that the host's balancers are to list."""
+    if target.listing is not None:
+        return target.listing.seats
+    return tuple(Seat("", host, instance) for host, instance in sorted(target.needs))
+
+
+def serves(seat: Seat, force: Mapping[Place, Serving]) -> bool:
+    found = force.get((seat.host, seat.instance))
+    return found is not None and found.meets(seat.port, seat.model)
+
+
+def lacking(
+    target: Target,
+    targets: Sequence[Target],
+    force: Mapping[Place, Serving],
+    asleep: Collection[str] = (),
+    listed_now: Collection[tuple[str, str]] = (),
+) -> list[Seat]:
+    """What a balancer host's release lists, but is not in force.
+
+    Instances of hosts that are not part of this rollout are taken to be as they were. So are those of
+    `asleep`, hosts that could not be asked, as far as the balancer has them in `listed_now`: pool and
+    "host/instance". A server that is truly gone is passed over by nginx.
+    """
+    ours = {t.host.name for t in targets if t is not target and t.host.name != target.host.name}
+    return [
+        seat
+        for seat in listed(target)
+        if seat.host in ours
+        and not serves(seat, force)
+        and not (seat.host in asleep and (seat.pool, str(seat)) in listed_now)
+    ]
+
+
+def swaps(
+    switch: Sequence[Target], contract: Sequence[Target], seen: Mapping[str, Comparison]
+) -> list[Target]:
+    """Hosts that lose an instance and gain one that a balancer is to list: two cards become one instance,
+    say. They can't wait for the balancer that waits for them; nginx passes over the servers that are gone."""
+    wanted = {seat for target in switch for seat in listed(target)}
+    return [
+        t
+        for t in contract
+        if any(
+            seat.host == t.host.name and not serves(seat, _places(t.host.name, present(seen[t.host.name])))
+            for seat in wanted
+        )
+    ]
+
+
+def _places(host: str, serving: Mapping[str, Serving]) -> dict[Place, Serving]:
+    return {(host, instance): one for instance, one in serving.items()}
+
+
+def together(waiting: Sequence[Target], lack: Mapping[str, Sequence[Seat]]) -> list[Target]:
+    """Hosts that lack nothing but each other's new instances."""
+    found = list(waiting)
+    while True:
+        coming = {(t.host.name, p.instance) for t in found for p in t.release.instances}
+        kept = [t for t in found if coming.issuperset((s.host, s.instance) for s in lack[t.host.name])]
+        if len(kept) == len(found):
+            return found
+        found = kept

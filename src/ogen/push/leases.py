@@ -1,0 +1,330 @@
+"""Leases: a balancer's promise not to send to an instance for a while, kept up while the instance is down.
+
+A transaction (or `ogen drain`, `restart`) asks before an instance goes down. Granted is what leaves
+every pool an instance that serves, and at least half of its instances; then each balancer host takes
+the lease, and it is renewed until the instance is proven again. Losing this process means that the
+leases end by themselves after LEASE seconds: the balancers probe, and send again to what answers.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ..errors import HostError, RolledBack
+from ..inventory.model import Host
+from ..plan.model import Plan
+from ..render.balancer import place
+from .contact import Ask, Contact, contact
+from .results import Event, OnEvent, Options, ignore
+
+LEASE = 60.0  # seconds that a lease lasts
+RENEWED = 20.0  # seconds between renewals
+GRANTED = 30.0  # seconds that a grant may be used: the lease is sure to last longer
+BEAT = 15.0  # seconds between two words to a host that waits
+BACK = 30.0  # seconds in which a proven instance must be back at the balancers
+
+Member = tuple[str, str]  # host, instance
+Beat = Callable[[], None]
+Grant = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Who balances over whom: hosts with balancers of ogen's own, and the members of their pools."""
+
+    edges: tuple[Host, ...] = ()
+    members: Mapping[str, frozenset[Member]] = field(default_factory=dict)  # "balancer/pool" → members
+    addresses: Mapping[str, str] = field(default_factory=dict)  # host → where balancers reach it
+
+    def server(self, edge: str, host: str, port: int) -> str:
+        """An instance as the nginx on `edge` lists it."""
+        return place("127.0.0.1" if edge == host else self.addresses.get(host, host), port)
+
+    def of(self, member: Member) -> list[frozenset[Member]]:
+        return [members for members in self.members.values() if member in members]
+
+
+def pools_of(plan: Plan) -> Pools:
+    """The pools of all balancers with an nginx of their own; one within the machine's can't hold a lease."""
+    own = [entry for entry in plan.entries if entry.balancer.into == "own"]
+    names = {name for entry in own for name in entry.hosts}
+    return Pools(
+        edges=tuple(h.host for h in plan.hosts if h.host.name in names),
+        members={
+            f"{entry.balancer.name}/{pool.name}": frozenset((m.host, m.instance) for m in pool.members)
+            for entry in own
+            for pool in entry.pools
+        },
+        addresses={h.host.name: h.host.reached_at for h in plan.hosts},
+    )
+
+
+def admissible(
+    pools: Pools,
+    wanted: Iterable[Member],
+    serving: Collection[Member],
+    leased: Collection[Member],
+    share: float = 0.5,
+) -> list[Member]:
+    """Those of `wanted` that may go down together, beside what is leased already.
+
+    Every pool keeps one instance that serves, and at most `share` of its members are down at once; a
+    pool of one member has nothing to keep, and is down while that one restarts.
+    """
+    chosen: list[Member] = []
+    for one in wanted:
+        out = {*leased, *chosen, one}
+        if all(_keeps(members, out, serving, share) for members in pools.of(one)):
+            chosen.append(one)
+    return chosen
+
+
+def _keeps(
+    members: frozenset[Member], out: Collection[Member], serving: Collection[Member], share: float
+) -> bool:
+    if len(members) == 1:
+        return True
+    down = sum(1 for member in members if member in out)
+    left = sum(1 for member in members if member not in out and member in serving)
+    return left >= 1 and down <= max(1, int(len(members) * share))
+
+
+@dataclass
+class Leases:
+    """The leases of one run. Thread-safe: hosts ask from threads of their own."""
+
+    pools: Pools
+    options: Options
+    serving: Callable[[], Collection[Member]]  # members that serve now, leased or not
+    on_event: OnEvent = ignore
+    outage: bool = False  # whether a pool may be left without an instance
+    held: dict[Member, int] = field(default_factory=dict)  # member → port
+    lost: dict[Member, str] = field(default_factory=dict)  # proven, but balancers do not get it back
+    working: set[str] = field(default_factory=set)  # hosts whose transaction is under way
+    waiting: set[str] = field(default_factory=set)  # those of them that wait for a grant
+
+    def __post_init__(self) -> None:
+        self.run = secrets.token_hex(4)
+        self.changed = threading.Condition(threading.RLock())
+        self.edges = [Edge(host, self.options) for host in self.pools.edges]
+        self.ended = threading.Event()
+        self.renewer = threading.Thread(target=self._renew, name="ogen leases", daemon=True)
+
+    def __enter__(self) -> Leases:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------ for a host
+    @contextmanager
+    def held_for(self, host: str, *, keep: Collection[str] = ()) -> Iterator[Ask | None]:
+        """While the work of a host goes on: what answers when it asks; None where nobody balances.
+
+        Its leases end with it, but for those of the instances in `keep`, which last until `release`.
+        Those of a host that was lost end by themselves: it may still use what it was granted.
+        """
+        with self.changed:
+            self.working.add(host)
+        try:
+            yield partial(self.grant, host) if self.edges else None
+            self._finish(host, keep)
+        except RolledBack:
+            self._finish(host, keep)
+            raise
+        finally:
+            with self.changed:
+                for member in self._of(host):
+                    if member[1] not in keep:
+                        del self.held[member]
+                self.working.discard(host)
+                self.changed.notify_all()
+
+    def _finish(self, host: str, keep: Collection[str]) -> None:
+        self.end([m for m in self._of(host) if m[1] not in keep], _no_beat)
+
+    def grant(self, host: str, instances: Sequence[tuple[str, int]], why: str, beat: Beat) -> Grant:
+        """The answer to a host that asks to take instances down: (name, port) of each.
+
+        What the host was granted before and does not ask for again is proven: its lease ends first.
+        """
+        ports = {(host, name): port for name, port in instances}
+        self.end([m for m in self._of(host) if m not in ports], beat)
+        chosen = self._wait(host, ports, why, beat)
+        if not chosen:
+            return {"op": "grant", **self._refusal(list(ports))}
+        try:
+            self._take(chosen, ports)
+        except HostError as error:
+            with self.changed:
+                for member in chosen:
+                    self.held.pop(member, None)
+                self.changed.notify_all()
+            return {"op": "grant", "refused": str(error), "hint": error.hint}
+        return {"op": "grant", "instances": [name for _, name in chosen], "seconds": GRANTED}
+
+    def _of(self, host: str) -> list[Member]:
+        with self.changed:
+            return [member for member in self.held if member[0] == host]
+
+    def _wait(self, host: str, ports: Mapping[Member, int], why: str, beat: Beat) -> list[Member]:
+        """Members that are marked as leased now; none when no other host's work can change the answer."""
+        said = time.monotonic()
+        with self.changed:
+            self.waiting.add(host)
+            self.changed.notify_all()
+        try:
+            while True:
+                with self.changed:
+                    mine = [m for m in ports if m in self.held]  # asked for again: the lease is renewed
+                    chosen = mine or self._admissible(list(ports), why)
+                    self.held.update({m: ports[m] for m in chosen})
+                    if chosen or not self.working - self.waiting:
+                        return chosen
+                    self.changed.wait(1.0)
+                if time.monotonic() - said > BEAT:
+                    said = time.monotonic()
+                    beat()
+        finally:
+            with self.changed:
+                self.waiting.discard(host)
+
+    def _admissible(self, wanted: list[Member], why: str) -> list[Member]:
+        if why == "stop" or self.outage:  # nobody lists what is stopped, or it is wanted so
+            return wanted
+        serving = set(self.serving()) - set(self.lost)
+        return admissible(self.pools, wanted, serving, self.held)
+
+    def _refusal(self, wanted: Sequence[Member]) -> dict[str, str]:
+        names = ", ".join(f"{host}/{instance}" for host, instance in wanted)
+        lost = "".join(f"; {why}" for why in self.lost.values())
+        return {
+            "refused": f"no other instance would serve while {names} is down{lost}",
+            "hint": "bring another one of its pool into service, or consent: rollout.allow_outage: true",
+        }
+
+    def _take(self, chosen: Sequence[Member], ports: Mapping[Member, int]) -> None:
+        if not self.renewer.is_alive() and not self.ended.is_set():
+            self.renewer.start()
+        for host, name in chosen:
+            self.on_event(Event(host, "drain", name))
+        self._each(lambda edge: edge.lease(self._servers(edge, {m: ports[m] for m in chosen})))
+
+    def _servers(self, edge: Edge, ports: Mapping[Member, int]) -> dict[str, str]:
+        """Lease id → server, for one edge."""
+        return {
+            f"{self.run}.{m[0]}.{m[1]}": self.pools.server(edge.host.name, m[0], port)
+            for m, port in ports.items()
+        }
+
+    def _each(self, work: Callable[[Edge], Any]) -> list[Any]:
+        if len(self.edges) < 2:
+            return [work(edge) for edge in self.edges]
+        with ThreadPoolExecutor(max_workers=len(self.edges)) as pool:
+            return list(pool.map(work, self.edges))
+
+    # ------------------------------------------------------------------------------------ the end
+    def end(self, members: Sequence[Member], beat: Beat, wait: float = BACK) -> None:
+        """Ends leases, and waits until the balancers send to these instances again."""
+        with self.changed:
+            ports = {m: self.held[m] for m in members if m in self.held}
+        if not ports:
+            return
+        beat()
+        down = self._each(lambda edge: edge.unlease(self._servers(edge, ports), wait))
+        with self.changed:
+            for member, port in ports.items():
+                self.held.pop(member, None)
+                away = [
+                    edge.host.name
+                    for edge, names in zip(self.edges, down, strict=True)
+                    if self.pools.server(edge.host.name, member[0], port) in names
+                ]
+                if away and wait:
+                    self.lost[member] = f"{'/'.join(member)} does not answer to {', '.join(away)}"
+                    self.on_event(Event(member[0], "drain", self.lost[member]))
+            self.changed.notify_all()
+
+    def release(self) -> None:
+        """Balancers list what was kept no more (or something else at its address): those leases end."""
+        with self.changed:
+            kept = [member for member in self.held if member[0] not in self.working]
+        self.end(kept, _no_beat)
+
+    def close(self) -> None:
+        """Ends what is left, and lets go of the balancers' hosts."""
+        self.ended.set()
+        if self.renewer.is_alive():
+            self.renewer.join()
+        self.end(list(self.held), _no_beat, wait=0.0)
+        for edge in self.edges:
+            edge.close()
+
+    def _renew(self) -> None:
+        while not self.ended.wait(RENEWED):
+            with self.changed:
+                ports = dict(self.held)
+            for edge in self.edges:
+                try:
+                    edge.lease(self._servers(edge, ports))
+                except HostError as error:  # what is under way is told by the next grant
+                    self.on_event(Event(edge.host.name, "drain", str(error)))
+
+
+def _no_beat() -> None:
+    pass
+
+
+class Edge:
+    """A balancer host, with a connection of its own for leases; opened when the first one is needed."""
+
+    def __init__(self, host: Host, options: Options) -> None:
+        self.host = host
+        self.options = options
+        self.lock = threading.Lock()
+        self.stack = ExitStack()
+        self.contact: Contact | None = None
+
+    def lease(self, servers: Mapping[str, str], seconds: float = LEASE) -> None:
+        """Takes or renews leases: id → server."""
+        with self.lock:
+            for name, server in servers.items():
+                self._open().lease(name, [server], seconds)
+
+    def unlease(self, servers: Mapping[str, str], wait: float, strict: bool = False) -> set[str]:
+        """Ends leases; the servers that are still down after `wait` seconds.
+
+        A host that is gone has none, since its leases end by themselves; an error if `strict`.
+        """
+        down: set[str] = set()
+        with self.lock:
+            try:
+                for name in servers:
+                    down |= set(self._open().unlease(name, wait))
+            except HostError:
+                if strict:
+                    raise
+        return down
+
+    def names(self) -> set[str]:
+        """The leases that are in force here."""
+        with self.lock:
+            return {str(lease["id"]) for lease in self._open().leases()["leases"]}
+
+    def _open(self) -> Contact:
+        if self.contact is None:
+            self.contact = self.stack.enter_context(contact(self.host, self.options))
+        return self.contact
+
+    def close(self) -> None:
+        with self.lock:
+            self.contact = None
+            self.stack.close()

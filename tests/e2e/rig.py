@@ -1,0 +1,542 @@
+"""A box that serves: an apply with a fault at one step, and then everything is read back."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster import Project, ask
+from faults import STEPS, Cell, Row, before_flip
+from holds import Holds
+from lab import Lab
+from readback import Reading, read_back
+
+INVENTORY = """\
+version: 1
+ssh: {{user: {user}, become: true, key: key{password}{port}}}
+ollama: {{version: 0.32.15}}
+models:
+  chat: {{from: llama3.1:8b-instruct-q4_K_M, context: {context}, replicas: fill, aliases: ["llama3.1:8b"]}}
+hosts:
+  {box}: {{address: {address}, gpus: [{{model: RTX 3090, count: 2}}]}}
+balancers:
+  api: {{hosts: [{box}], listen: {listen}, fail_timeout: {number}s}}
+"""
+USUAL: dict[str, object] = {"user": "admin", "password": "", "port": "", "listen": 8080}
+SIDE = "  side: {{hosts: [{box}], listen: 8088, routing: single, pool: chat}}\n"
+BARE = """
+apt-get -qq update
+apt-get -qq -y install nginx libnginx-mod-http-js >/dev/null
+systemctl -q disable --now nginx
+useradd --system --create-home --home-dir /usr/share/ollama --shell /bin/false ollama
+install -d -o ollama -g ollama /var/lib/ollama /var/lib/ollama/models /var/lib/ollama/models/blobs
+"""
+RECOVERED = 60.0  # seconds: a host that nobody looks at must be whole by then
+QUICK = [sys.executable, str(Path(__file__).with_name("quick_ogen.py"))]
+
+Session = subprocess.Popen[str]
+
+
+@dataclass
+class Commands(Project):
+    """`ogen` with less patience; `variables` go into its environment."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**super().env, **self.variables}
+
+    def command(self, *args: str) -> list[str]:
+        return [*QUICK, args[0], str(self.inventory), *args[1:]]
+
+
+@dataclass
+class Rig:
+    """One box with two cards that is its own balancer. Every `change` is a release that it never had."""
+
+    lab: Lab
+    box: str
+    folder: Path
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.holds = Holds(self.lab, self.box)
+        self.address = self.lab.address(self.box)
+        self.project = self.controller("first")
+
+    def controller(self, name: str) -> Commands:
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return Commands(self.lab, folder, boxes=())
+
+    def prepare(self) -> None:
+        self.sh(BARE)
+        self.holds.install()
+        self.change()
+        self.project.ogen("apply", "--yes")
+
+    def sh(self, script: str, check: bool = True) -> str:
+        return self.lab.sh(self.box, script, check=check)
+
+    def change(self, project: Commands | None = None, side: bool = False, **values: object) -> None:
+        """Writes an inventory whose release is new: another context, so that the instances restart, and
+        another line for nginx, so that it reloads. `values`: others than USUAL."""
+        number = next(self.numbers)
+        own = {
+            "box": self.box,
+            "address": self.address,
+            "number": 10 + number,
+            "context": 4096 + 128 * number,
+        }
+        (project or self.project).write(INVENTORY + (SIDE if side else ""), **{**USUAL, **own, **values})
+
+    def reading(self) -> Reading:
+        return read_back(self.lab, self.box)
+
+    def serves(self) -> None:
+        """Through nginx, and each instance by itself."""
+        assert ask(f"http://{self.address}:8080", "chat")[1]["done"]
+        for port in (11434, 11435):
+            body = '{"model": "chat", "prompt": "hello", "stream": false}'
+            said = self.sh(f"curl -s http://127.0.0.1:{port}/api/generate -d '{body}'")
+            assert '"done":true' in said.replace(" ", ""), said
+
+    def sessions(self) -> list[int]:
+        """The agents of logins, by their pids in the box."""
+        script = """
+            cat /sys/fs/cgroup/user.slice/user-*.slice/session-*.scope/cgroup.procs 2>/dev/null |
+            while read pid; do
+                case $(readlink /proc/$pid/exe) in *python*) echo $pid ;; esac
+            done
+        """
+        return [int(word) for word in self.sh(script).split()]
+
+    # ------------------------------------------------------------------------------ one cell
+    def run(self, cell: Cell) -> Row:
+        """Everything that a cell must show; AssertionError says what it does not."""
+        try:
+            return self._run(cell)
+        except BaseException:
+            self.holds.go()
+            self.change()
+            self.project.ogen("apply", "--yes", code=None)  # so that the next cell has a box that serves
+            raise
+
+    def _run(self, cell: Cell) -> Row:
+        from alone import ALONE
+
+        if cell.fault in ALONE:
+            return self._alone(cell, ALONE[cell.fault])
+        fault = FAULTS[cell.fault]
+        if cell.step == "contract":
+            self.change(side=True)
+            self.project.ogen("apply", "--yes")
+        with fault(self) as struck, breaking(self, cell):
+            before = self.reading()
+            self.holds.arm(STEPS[cell.step])
+            self.change()
+            running = self.project.start("apply", "--yes")
+            spoken = Spoken(running)
+            pid = self.holds.held(lambda: running.poll() is not None)
+            mend(self, cell)
+            began = time.monotonic()
+            struck(Strike(self, cell, running, pid))
+            code, said = spoken.end(180)
+            return self._judge(cell, before, began, code, said)
+
+    def _alone(self, cell: Cell, strike: Callable[[Rig], tuple[int, str]]) -> Row:
+        before, began = self.reading(), time.monotonic()
+        good = self.project.inventory.read_text()
+        code, said = strike(self)
+
+        def mend() -> None:
+            if cell.step == "connect":  # who never came in has the same to do as before: nothing
+                self.project.inventory.write_text(good)
+            else:
+                self.change()
+
+        return self._judge(cell, before, began, code, said, mend)
+
+    def _judge(
+        self,
+        cell: Cell,
+        before: Reading,
+        began: float,
+        code: int,
+        said: str,
+        mend: Callable[[], None] = lambda: None,
+    ) -> Row:
+        """`mend` puts right what the fault was about, where that is the inventory."""
+        seconds = self.whole(cell, began)
+        self.check(cell, before, self.reading())
+        assert code == cell.code, f"exit {code}\n{said}"
+        for word in (*cell.says, *(["hint:"] if code > 0 else [])):
+            assert word in said, f"{word!r} is not in\n{said}"
+        mend()
+        self.again()
+        return Row(cell.fault, cell.step, cell.ends, code, seconds, told(said))
+
+    def whole(self, cell: Cell, began: float) -> float:
+        """Waits, without any contact of ogen's, until nothing is under way; seconds since `began`."""
+        wait = time.monotonic() + RECOVERED
+        quiet = "timeout 50 sh -c 'while systemctl -q is-active ogen-tx; do sleep 0.1; done'"
+        while True:
+            self.sh(quiet, check=False)
+            with contextlib.suppress(AssertionError):  # a box that boots
+                now = self.reading()
+                if not (now.busy or now.wrong or self.sessions()):
+                    return time.monotonic() - began
+            assert time.monotonic() < wait, f"not whole after {RECOVERED} s: {now}"
+            time.sleep(0.3)
+
+    def check(self, cell: Cell, before: Reading, now: Reading) -> None:
+        """Wholly old or wholly new, and serving."""
+        assert not now.wrong, now
+        assert not now.failed, now
+        same = now.current == before.current
+        assert same == (cell.ends == "old"), f"{before.current} → {now.current}"
+        if same and before_flip(cell.step) and cell.fault != "power":
+            assert now.pids == before.pids, "something was restarted"
+        self.serves()
+
+    def again(self) -> None:
+        """The next apply needs nobody's hands; then nothing is left over, and nothing to do."""
+        self.holds.clear()
+        if "nothing to do" not in self.project.ogen("apply", "--yes").stdout:
+            self.project.ogen("diff")
+        after = self.reading()
+        assert after.clean, after
+        assert after.last == "END", after
+        self.serves()
+
+
+class Spoken:
+    """What a command says, read while it runs so that it never waits for us."""
+
+    def __init__(self, running: Session) -> None:
+        self.running = running
+        self.parts: list[str] = []
+        self.readers = [
+            threading.Thread(target=self._read, args=(stream,), daemon=True)
+            for stream in (running.stdout, running.stderr)
+        ]
+        for reader in self.readers:
+            reader.start()
+
+    def _read(self, stream: object) -> None:
+        for line in stream:  # type: ignore[attr-defined]
+            self.parts.append(line)
+
+    def end(self, seconds: float) -> tuple[int, str]:
+        try:
+            code = self.running.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.running.kill()
+            raise AssertionError("apply does not end:\n" + "".join(self.parts)) from None
+        for reader in self.readers:
+            reader.join(5)
+        return code, "".join(self.parts)
+
+
+#: What differs from run to run in what an apply says.
+_ANYWHERE = (
+    (r"\b[0-9a-f]{16}\b", "ID"),
+    (r"SHA256:\S+", "SHA256:…"),
+    (r"/\S+/(known_hosts)", r"\1"),
+    (r"\b\d+\.\d+\.\d+\.\d+(:\d{4,})?", "ADDRESS"),
+    (r"\bpid \d+|, \d{2,7}(?=;|$)", "pid"),
+    (r"[\w.-]+@[\w.-]+", "SOMEBODY"),
+    (r"\bbox\d\b", "HOST"),
+)
+
+
+def told(said: str) -> str:
+    """The error of an apply in one line."""
+    lines = [line.strip() for line in said.splitlines()]
+    found = [line.removeprefix("error: ") for line in lines if line.startswith("error:")]
+    hints = [line for line in lines if line.startswith("hint:")]
+    text = "; ".join([*found[:1], *hints[:1]])
+    for pattern, word in _ANYWHERE:
+        text = re.sub(pattern, word, text)
+    return text
+
+
+# ----------------------------------------------------------------------------------- the faults
+@dataclass(frozen=True)
+class Strike:
+    """The moment: `running` is the controller, `pid` the agent that is held."""
+
+    rig: Rig
+    cell: Cell
+    running: Session
+    pid: int
+
+
+Struck = Callable[[Strike], None]
+Fault = Callable[[Rig], contextlib.AbstractContextManager[Struck]]
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(name: str) -> Callable[[Callable[[Strike], None]], Callable[[Strike], None]]:
+    """A fault that needs no preparation and no healing."""
+
+    def named(strike: Callable[[Strike], None]) -> Callable[[Strike], None]:
+        FAULTS[name] = lambda rig: contextlib.nullcontext(strike)
+        return strike
+
+    return named
+
+
+@contextlib.contextmanager
+def breaking(rig: Rig, cell: Cell) -> Iterator[None]:
+    """For the step `revert`: the new release can't be proven."""
+    if cell.step == "revert":
+        rig.lab.write(rig.box, "/etc/testbed/ollama.d/11435.fault", "oom")
+    try:
+        yield
+    finally:
+        rig.sh("rm -f /etc/testbed/ollama.d/11435.fault", check=False)
+
+
+def mend(rig: Rig, cell: Cell) -> None:
+    """What broke the new release must not break the old one."""
+    if cell.step == "revert":
+        rig.sh("rm -f /etc/testbed/ollama.d/11435.fault")
+
+
+@fault("controller")
+def kill_controller(at: Strike) -> None:
+    at.running.kill()
+    at.running.wait()
+    at.rig.holds.go()
+
+
+@fault("agent")
+def kill_agent(at: Strike) -> None:
+    for pid in at.rig.sessions():
+        at.rig.sh(f"kill -9 {pid}")
+    at.rig.holds.go()
+
+
+@fault("service")
+def kill_service(at: Strike) -> None:
+    at.rig.sh("systemctl kill -s KILL ogen-tx.service")
+    at.rig.holds.go()
+
+
+@fault("session")
+def end_session(at: Strike) -> None:
+    at.rig.sh("loginctl terminate-user admin")
+    at.rig.holds.go()
+
+
+@fault("controller, session and service")
+def kill_both(at: Strike) -> None:
+    at.running.kill()
+    at.running.wait()
+    for pid in at.rig.sessions():
+        at.rig.sh(f"kill -9 {pid}", check=False)
+    at.rig.sh("loginctl terminate-user admin; systemctl kill -s KILL ogen-tx.service || true", check=False)
+    at.rig.holds.go()
+
+
+def unplug(at: Strike, seconds: float) -> None:
+    at.rig.lab.tool("link", at.rig.box, "down")
+    at.rig.holds.go()
+    time.sleep(seconds)
+    at.rig.lab.tool("link", at.rig.box, "up")
+
+
+@fault("cable out for 4 s")
+def cable(at: Strike) -> None:
+    unplug(at, 4.0)
+
+
+@fault("cable out for 70 s")
+def cable_for_long(at: Strike) -> None:
+    unplug(at, 70.0)
+
+
+@fault("power")
+def power(at: Strike) -> None:
+    at.rig.lab.tool("kill", at.rig.box)
+    at.rig.lab.tool("start", at.rig.box)
+
+
+@fault("second controller")
+def second(at: Strike) -> None:
+    other = at.rig.controller("second")
+    at.rig.change(other)
+    locked = at.cell.step != "request"
+    done = other.ogen("apply", "--yes", code=5 if locked else 0)
+    if locked:
+        assert "another rollout holds this host" in done.stderr
+    at.rig.holds.go()
+
+
+@fault("agent stopped for 70 s")
+def stop_agent(at: Strike) -> None:
+    """Nobody else gets in meanwhile; and when it goes on, it finds nobody and changes nothing."""
+    (pid,) = at.rig.sessions()
+    at.rig.sh(f"kill -STOP {pid}")
+    at.rig.holds.go()
+    at.running.kill()
+    at.running.wait()
+    time.sleep(70)
+    at.rig.project.ogen("apply", "--yes", code=5)
+    at.rig.sh(f"kill -CONT {pid}")
+
+
+@fault("controller stopped for 70 s")
+def stop_controller(at: Strike) -> None:
+    at.running.send_signal(19)
+    at.rig.holds.go()
+    time.sleep(70)
+    at.running.send_signal(18)
+
+
+# ------------------------------------------------------------------- those that prepare and heal
+def healed(name: str) -> Callable[[Callable[[Rig], Iterator[Struck]]], None]:
+    def named(made: Callable[[Rig], Iterator[Struck]]) -> None:
+        FAULTS[name] = contextlib.contextmanager(made)
+
+    return named
+
+
+def waits_for_the_end(at: Strike) -> None:
+    """The fault lasts until apply has ended."""
+    at.rig.holds.go()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        at.running.wait(120)
+
+
+@contextlib.contextmanager
+def small_disk(rig: Rig) -> Iterator[None]:
+    """/etc/ogen as a small file system of its own."""
+    rig.sh("rm -rf /run/kept && cp -a /etc/ogen /run/kept")
+    rig.sh("mount -t tmpfs -o size=48m,nr_inodes=2000 tmpfs /etc/ogen")
+    rig.sh("cp -a /run/kept/. /etc/ogen && rm -rf /run/kept")
+    try:
+        yield
+    finally:
+        rig.sh("rm -rf /run/kept && cp -a /etc/ogen /run/kept && umount -l /etc/ogen")
+        rig.sh("find /etc/ogen -mindepth 1 -delete && cp -a /run/kept/. /etc/ogen && rm -rf /run/kept")
+
+
+@healed("disk full")
+def full(rig: Rig) -> Iterator[Struck]:
+    def strike(at: Strike) -> None:
+        rig.sh("head -c 1G /dev/zero >/etc/ogen/fill 2>/dev/null", check=False)
+        waits_for_the_end(at)
+        rig.sh("rm -f /etc/ogen/fill")
+
+    with small_disk(rig):
+        yield strike
+
+
+@healed("no inodes")
+def no_inodes(rig: Rig) -> Iterator[Struck]:
+    make = "import os;os.mkdir('/etc/ogen/fill')\nfor n in range(9999):open('/etc/ogen/fill/%d' % n, 'w')"
+
+    def strike(at: Strike) -> None:
+        rig.sh(f'python3 -S -c "{make}" 2>/dev/null', check=False)
+        waits_for_the_end(at)
+        rig.sh("rm -rf /etc/ogen/fill")
+
+    with small_disk(rig):
+        yield strike
+
+
+@healed("read-only")
+def read_only(rig: Rig) -> Iterator[Struck]:
+    def strike(at: Strike) -> None:
+        rig.sh("mount --bind /etc /etc && mount -o remount,bind,ro /etc")
+        waits_for_the_end(at)
+        rig.sh("umount -l /etc")
+
+    yield strike
+
+
+def clock(years: int) -> Callable[[Rig], Iterator[Struck]]:
+    """All of the box's programs, started from now on, see another time of day; the machine's clock stays."""
+
+    def made(rig: Rig) -> Iterator[Struck]:
+        copy_clock(rig)
+
+        def strike(at: Strike) -> None:
+            rig.lab.write(rig.box, "/run/faults/clock", str(years * 365 * 86400))
+            shown = int(rig.sh("date +%s"))
+            assert abs(shown - time.time() - years * 365 * 86400) < 3600
+            waits_for_the_end(at)
+
+        try:
+            yield strike
+        finally:
+            rig.sh("rm -f /etc/ld.so.preload /run/faults/clock")
+
+    return made
+
+
+healed("clock +10 years")(clock(10))
+healed("clock -10 years")(clock(-10))
+
+_CLOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static long shift(void) {
+    char text[32] = {0};
+    int file = open("/run/faults/clock", O_RDONLY | O_CLOEXEC);
+    if (file < 0) return 0;
+    if (read(file, text, sizeof text - 1) < 0) text[0] = 0;
+    close(file);
+    return atol(text);
+}
+int clock_gettime(clockid_t which, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int done = real(which, now);
+    if (!done && (which == CLOCK_REALTIME || which == CLOCK_REALTIME_COARSE)) now->tv_sec += shift();
+    return done;
+}
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec exact;
+    (void)zone;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return 0;
+}
+time_t time(time_t *where) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (where) *where = exact.tv_sec;
+    return exact.tv_sec;
+}
+"""
+
+
+def copy_clock(rig: Rig) -> None:
+    library = rig.folder / "clock.so"
+    if not library.exists():
+        source = rig.folder / "clock.c"
+        source.write_text(_CLOCK)
+        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    text = base64.b64encode(library.read_bytes()).decode()
+    rig.lab.write(rig.box, "/run/clock.b64", text)
+    rig.sh("base64 -d /run/clock.b64 >/usr/local/lib/clock.so")
+    rig.sh("echo /usr/local/lib/clock.so >/etc/ld.so.preload")
