@@ -15,6 +15,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class End(asyncio.Protocol):
         self.other: End | None = None
         self.transport: asyncio.Transport | None = None
         self.early: list[bytes] = []
+        self.on_the_way: deque[bytes] = deque()  # timers of one moment fire in any order
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -70,9 +72,11 @@ class End(asyncio.Protocol):
 
     def _later(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_at(max(loop.time(), self.line.ready) + self.line.delay / 2, self._deliver, data)
+        self.on_the_way.append(data)
+        loop.call_at(max(loop.time(), self.line.ready) + self.line.delay / 2, self._deliver)
 
-    def _deliver(self, data: bytes) -> None:
+    def _deliver(self) -> None:
+        data = self.on_the_way.popleft()
         assert self.other
         out = self.other.transport
         if out is None:  # the server has not taken the connection yet; what came first stays first
