@@ -39,8 +39,9 @@ packages:
 	    apt-get -qq update && apt-get -qq -y install --no-install-recommends $(PACKAGES) >/dev/null; \
 	fi
 
+# two files at a time: boxes spend most of their time waiting
 test: $(VENV)/dev packages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -15,7 +15,7 @@ Proof = Dict[str, Any]
 
 
 class Patience(NamedTuple):
-    """Seconds: how long a unit must stay up from its start on, and the longest wait for what a field names."""
+    """Seconds: how long a unit must stay up from its start on, and how long each wait may take."""
 
     settle: float = 6.0
     answer: float = 60.0
