@@ -5,7 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("jinja2", "cerberus", "ruamel", "rich", "invoke", "asyncio", "ogen.render", "ogen.plan", "zipfile")
+HEAVY = (
+    "jinja2",
+    "cerberus",
+    "ruamel",
+    "rich",
+    "invoke",
+    "asyncio",
+    "ogen.render",
+    "ogen.plan.planner",
+    "ogen.fit",
+    "zipfile",
+)
 
 
 def test_contacting_hosts_needs_no_planner_and_no_templates() -> None:
