@@ -15,7 +15,6 @@ HEAVY = (
     "ogen.render",
     "ogen.plan.planner",
     "ogen.fit",
-    "zipfile",
 )
 
 
