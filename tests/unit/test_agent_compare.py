@@ -10,6 +10,7 @@ import pytest
 from agents import UNIT, apply, host, release
 
 from ogen.agent import compare, owner
+from ogen.agent.disk import Change
 from ogen.agent.transaction import Host
 from ogen.release.model import Release
 
@@ -236,8 +237,8 @@ def test_what_recovery_will_remove_does_not_count_as_there(one: Host) -> None:
     class Killed(BaseException):
         pass
 
-    def before(operation: str, path: str) -> None:
-        if (operation, path) == ("append", "/etc/ogen/journal"):
+    def before(change: Change) -> None:
+        if (change.operation, change.path) == ("write", "/etc/ogen/journal"):
             raise Killed
 
     with pytest.raises(Killed):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import Where
-from ..fit import Account, Concession, Verdict
 from ..inventory.model import Balancer, Gpu, Host, Inventory, KvType, Model, Source
+
+if TYPE_CHECKING:
+    from ..fit import Account, Concession, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from ..inventory.model import Host
 from .access import Keyring
 from .contact import Contact, contact
 from .leases import Leases, Pools, pools_of
-from .listing import Listing
 from .results import (
     WELL,
     Comparison,
@@ -72,7 +71,8 @@ def targets(plan: Plan, releases: Iterable[Release], secrets: Reveal | None = No
 
     With `secrets`, a balancer's release can be rendered anew without what does not come into force.
     """
-    from .uploads import resolve  # with the planner and the templates: not needed for what is planned
+    from .listing import Listing  # with the planner and the templates
+    from .uploads import resolve
 
     by_host = {r.host: r for r in releases}
     found = []

@@ -16,14 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, RolledBack
 from ..inventory.model import Host
-from ..plan.model import Plan
-from ..render.balancer import place
 from .contact import Ask, Contact, contact
 from .results import Event, OnEvent, Options, ignore
+
+if TYPE_CHECKING:
+    from ..plan.model import Plan
 
 LEASE = 60.0  # seconds that a lease lasts
 RENEWED = 20.0  # seconds between renewals
@@ -46,6 +47,8 @@ class Pools:
 
     def server(self, edge: str, host: str, port: int) -> str:
         """An instance as the nginx on `edge` lists it."""
+        from ..render.balancer import place  # with the planner and the templates
+
         return place("127.0.0.1" if edge == host else self.addresses.get(host, host), port)
 
     def of(self, member: Member) -> list[frozenset[Member]]:
