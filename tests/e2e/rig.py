@@ -192,6 +192,7 @@ class Rig:
         """Waits, without any contact of ogen's, until nothing is under way; seconds since `began`."""
         wait = time.monotonic() + RECOVERED
         quiet = "timeout 50 sh -c 'while systemctl -q is-active ogen-tx; do sleep 0.1; done'"
+        now: Reading | None = None
         while True:
             self.sh(quiet, check=False)
             with contextlib.suppress(AssertionError):  # a box that boots
