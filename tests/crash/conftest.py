@@ -18,6 +18,8 @@ from ogen.agent import owner
 @pytest.fixture(autouse=True)
 def _in_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, "_deaf", lambda: None)
+    monkeypatch.setattr(owner, "DISK", 0.0)
+    monkeypatch.setattr(owner, "QUIET", 0.0)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(os, "fdatasync", lambda handle: None)
 

@@ -122,7 +122,13 @@ def host(folder: Path, before: Hook | None = None, machine: Systemd | None = Non
     machine = machine or Systemd(folder)
     one = Host(Disk(str(folder), before), machine, DIGEST)
     machine.folder = folder
-    machine.commit = lambda tx: owner.run_commit(one, tx)
+
+    def started(tx: str) -> int:
+        """systemd-run ends when the service has started, whatever becomes of it."""
+        owner.run_commit(one, tx)
+        return 0
+
+    machine.commit = started
     return one
 
 

@@ -265,7 +265,7 @@ through nginx and one to each instance are answered, and where nothing was flipp
 The next apply ends with 0 and nobody's hands, the diff after it too; nothing of the old attempt is left over.
 
 *exit* is what the interrupted `ogen apply` ended with, -9 where it was killed itself. *whole after* counts
-from the fault, with what the apply itself still had to do.
+from the fault, with what the apply itself still had to do, on two cores that had other work besides.
 
 | fault | step | in force | exit | whole after | apply says |
 |---|---|---|---|---|---|

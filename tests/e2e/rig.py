@@ -138,7 +138,7 @@ class Rig:
         if cell.fault in ALONE:
             return self._alone(cell, ALONE[cell.fault])
         fault = FAULTS[cell.fault]
-        if cell.step == "contract":
+        if cell.step in ("contract", "collect"):  # something is to go
             self.change(side=True)
             self.project.ogen("apply", "--yes")
         with fault(self) as struck, breaking(self, cell):
@@ -152,20 +152,22 @@ class Rig:
             began = time.monotonic()
             struck(Strike(self, cell, running, pid))
             code, said = spoken.end(180)
-            return self._judge(cell, before, began, code, said)
+            # what was left of an old release goes when something is applied again, not when nothing is to do
+            anew = self.change if cell.step == "collect" else lambda: None
+            return self._judge(cell, before, began, code, said, anew)
 
     def _alone(self, cell: Cell, strike: Callable[[Rig], tuple[int, str]]) -> Row:
         before, began = self.reading(), time.monotonic()
         good = self.project.inventory.read_text()
         code, said = strike(self)
 
-        def mend() -> None:
+        def anew() -> None:
             if cell.step == "connect":  # who never came in has the same to do as before: nothing
                 self.project.inventory.write_text(good)
             else:
                 self.change()
 
-        return self._judge(cell, before, began, code, said, mend)
+        return self._judge(cell, before, began, code, said, anew)
 
     def _judge(
         self,
@@ -174,15 +176,15 @@ class Rig:
         began: float,
         code: int,
         said: str,
-        mend: Callable[[], None] = lambda: None,
+        anew: Callable[[], None],
     ) -> Row:
-        """`mend` puts right what the fault was about, where that is the inventory."""
+        """`anew` writes the inventory of the next apply, where it is not that of the interrupted one."""
         seconds = self.whole(cell, began)
         self.check(cell, before, self.reading())
         assert code == cell.code, f"exit {code}\n{said}"
         for word in (*cell.says, *(["hint:"] if code > 0 else [])):
             assert word in said, f"{word!r} is not in\n{said}"
-        mend()
+        anew()
         self.again()
         return Row(cell.fault, cell.step, cell.ends, code, seconds, told(said))
 

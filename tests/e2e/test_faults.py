@@ -21,7 +21,7 @@ from lab import lab
 from rig import Rig
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
-BOXES = [f"box{number}" for number in range(int(os.environ.get("OGEN_FAULTS_BOXES", "2")))]
+BOXES = [f"box{number}" for number in range(int(os.environ.get("OGEN_FAULTS_BOXES", "3")))]
 boxes = (pytest.mark.boxes, pytest.mark.timeout(5400))
 
 Ends = dict[str, Row | BaseException]

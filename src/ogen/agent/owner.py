@@ -33,6 +33,7 @@ ABORTED = {
     "hint": "apply again",
     "log": [],
 }
+QUIET = 3.0  # seconds without a word from the commit's service, before it is asked whether it runs
 DISK = 3.0  # seconds until a disk that could not be written is tried again
 
 Ask = Callable[[Dict[str, Any]], None]
@@ -147,7 +148,7 @@ def follow(host: Host, tx: str, tell: Tell, ask: Optional[Ask] = None) -> Result
             tell(line["event"], line["text"], line.get("percent"))
             quiet_since = time.monotonic()
         seen = len(lines)
-        if time.monotonic() - quiet_since > 3.0 and not _running(host):
+        if time.monotonic() - quiet_since > QUIET and not _running(host):
             return _ended(host, tx, tell)
         time.sleep(0.03)
 
