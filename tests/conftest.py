@@ -7,7 +7,14 @@ import shutil
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# a busy machine is no fault of a test's
+hypothesis.settings.register_profile(
+    "ogen", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("ogen")
 
 DEAF = (signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGINT)
 NEEDS = {"boxes": ("systemd-nspawn", "mmdebstrap", "apt-ftparchive", "ip", "cc")}

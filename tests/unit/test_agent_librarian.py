@@ -119,7 +119,8 @@ def test_the_transient_unit_has_the_service_lines() -> None:
     given = [command[i + 1] for i, word in enumerate(command) if word == "-p"]
     assert given[:2] == ["Type=exec", "User=ollama"]
     assert given[2].split() == ['Environment="A=b', 'c"', "D=e"]
-    assert len(given) == 3
+    guard = "ogen-librarian-guard.service"  # it ends with the agent that started it
+    assert given[3:] == [f"BindsTo={guard}", f"After={guard}"]
 
 
 def test_a_unit_without_a_program_is_an_error() -> None:

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -625,7 +626,7 @@ def test_a_client_that_hangs_up_frees_its_slot(box: Box, streaming: bool) -> Non
     if streaming:
         link.recv(10)
     else:
-        time.sleep(0.1)
+        time.sleep(1.0)
     second = stream(box, options={"num_predict": 3})
     second.settimeout(0.2)
     with pytest.raises(TimeoutError):
@@ -633,7 +634,7 @@ def test_a_client_that_hangs_up_frees_its_slot(box: Box, streaming: bool) -> Non
     waiting = stream(box)
     waiting.close()  # leaves the queue, too
     link.close()
-    second.settimeout(5)
+    second.settimeout(30)
     assert second.recv(10)
     assert "| 499 |" in box.log
     second.close()
@@ -645,16 +646,14 @@ def test_slots_are_per_model_and_only_loads_are_refused(make: Callable[..., Box]
         box.post("/api/pull", model=name)
         box.post("/api/generate", model=name)
     links = [stream(box, options={"num_predict": 100_000}) for _ in range(4)]
-    for link in links:
-        link.settimeout(0.2)
-    answered = []
-    for link in links:
-        with contextlib.suppress(TimeoutError):
-            answered.append(link.recv(10))
-    assert len(answered) == 2
+    waiting, end = list(links), time.monotonic() + 20
+    while len(waiting) > 2 and time.monotonic() < end:
+        waiting = [link for link in waiting if link not in select.select(waiting, [], [], 1)[0]]
+    assert len(waiting) == 2
+    assert not select.select(waiting, [], [], 0.5)[0], "two slots"
     assert box.post("/api/generate", model="llama3.2:1b", prompt="hi")["done"]
     reload = stream(box, options={"num_ctx": 512})  # waits for the busy runner: the queue of one is full
-    time.sleep(0.1)
+    time.sleep(1.0)
     status, text, _ = box.ask("POST", "/api/generate", {"model": "llama3:8b", "options": {"num_ctx": 256}})
     assert (status, json.loads(text)["error"][:24]) == (503, "server busy, please try ")
     for link in [*links, reload]:
