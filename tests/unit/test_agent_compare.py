@@ -10,7 +10,6 @@ import pytest
 from agents import UNIT, apply, host, release
 
 from ogen.agent import compare, owner
-from ogen.agent.disk import Change
 from ogen.agent.transaction import Host
 from ogen.release.model import Release
 
@@ -228,23 +227,3 @@ def test_looking_changes_nothing(one: Host) -> None:
     seen(one, release("new"))
     seen(one, release("old", "ogen-a.service"))
     assert stamp() == before
-
-
-def test_what_recovery_will_remove_does_not_count_as_there(one: Host) -> None:
-    """A release that was staged and never committed goes at the next apply: its contents must be sent."""
-    wish = release("new", "ogen-a.service")
-
-    class Killed(BaseException):
-        pass
-
-    def before(change: Change) -> None:
-        if (change.operation, change.path) == ("write", "/etc/ogen/journal"):
-            raise Killed
-
-    with pytest.raises(Killed):
-        apply(host(Path(one.disk.root), before), wish)
-    assert wish.id in one.store.names()
-    there = {f.sha256 for f in release("old", "ogen-a.service").files}
-    _, report, _ = seen(one, wish)
-    assert set(report["missing"]) == {f.sha256 for f in wish.files} - there
-    assert report["missing"]
