@@ -16,6 +16,16 @@ from pathlib import Path
 
 from lab import Lab
 
+PYTHON = "/usr/local/bin/python3"  # found before /usr/bin's, also by sudo
+#: the session's agent runs without the site module, which would load the .pth file: here it runs with it
+WITH_SITE = """\
+#!/bin/sh
+for word; do
+    shift
+    [ "$word" = -S ] || set -- "$@" "$word"
+done
+exec /usr/bin/python3 "$@"
+"""
 PACKAGES = "/usr/local/lib/python3.11/dist-packages"
 
 _HOOK = Path(__file__).with_name("holds_box.py").read_text()
@@ -44,6 +54,8 @@ class Holds:
     def install(self) -> None:
         self.lab.write(self.box, f"{PACKAGES}/faults_hold.py", _HOOK)
         self.lab.write(self.box, f"{PACKAGES}/faults_hold.pth", "import faults_hold\n")
+        self.lab.write(self.box, PYTHON, WITH_SITE)
+        self.lab.sh(self.box, f"chmod 755 {PYTHON}")
 
     def arm(self, point: Point) -> None:
         self.clear()

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from agents import apply, host, release
 
-from ogen.agent import commit, journal, owner, transaction
+from ogen.agent import journal, links, owner, recovery, transaction
+from ogen.agent.disk import Change
 from ogen.agent.errors import disk_failed
 
 OLD = release("old", "ogen-a.service", "ogen-b.service")
@@ -25,30 +26,30 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fdatasync", lambda handle: None)
 
 
-def refusing(number: int, first: int) -> Callable[[str, str], None]:
+def refusing(number: int, first: int) -> Callable[[Change], None]:
     """Every operation from the `first` on fails; what only makes sure of what is there does not."""
     seen = 0
 
-    def before(operation: str, path: str) -> None:
+    def before(change: Change) -> None:
         nonlocal seen
         seen += 1
-        if seen > first and operation != "fsync":
-            raise OSError(number, os.strerror(number), path)
+        if seen > first and change.operation != "fsync":
+            raise OSError(number, os.strerror(number), change.path)
 
     return before
 
 
-@pytest.mark.parametrize(("number", "word"), [(errno.EROFS, "writable"), (errno.ENOSPC, "inodes")])
-def test_from_every_operation_on(tmp_path: Path, number: int, word: str) -> None:
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+def test_from_every_operation_on(tmp_path: Path, number: int) -> None:
     ends = set()
-    for first in range(200):
+    for first in range(400):
         folder = tmp_path / str(first)
         assert apply(host(folder), OLD)["status"] == "applied"
         said = apply(host(folder, refusing(number, first)), NEW)
         again = host(folder)
         records = again.journal.records()
         if said.get("status") != "applied":
-            assert word in str(said.get("hint")), said
+            assert said.get("hint"), said
             # what the service does when systemd starts it again, as often as it takes
             if not journal.idle(records):
                 assert owner.run_commit(host(folder, refusing(number, 0)), records[0]["tx"]) == 1
@@ -56,10 +57,10 @@ def test_from_every_operation_on(tmp_path: Path, number: int, word: str) -> None
         assert journal.idle(again.journal.records())
         wanted = {OLD.id: OLD, NEW.id: NEW}[str(again.store.current)]
         assert not again.store.damage(wanted.id)
-        links = again.store.links(wanted.id)
-        assert all(again.disk.link(path) == target for path, target in links.items())
+        made = again.store.links(wanted.id)
+        assert all(again.disk.link(path) == target for path, target in made.items())
         ends.add("new" if wanted is NEW else "old")
-        assert commit.recover(again) is None
+        assert recovery.recover(again) is None
         assert apply(again, NEW)["status"] == "applied"
         if said.get("status") == "applied":
             break
@@ -73,9 +74,9 @@ def test_a_way_back_where_nothing_was_changed_needs_no_room(tmp_path: Path) -> N
     one = host(tmp_path)
     apply(one, OLD)
     steps: list[str] = []
-    again = host(tmp_path, lambda operation, path: steps.append(operation))
+    again = host(tmp_path, lambda change: steps.append(change.operation))
     transaction.flip(again, OLD.id)
-    transaction.add_links(again, again.store.links(OLD.id), after_flip=False)
+    links.add_links(again.disk, again.store.links(OLD.id), after_flip=False)
     assert set(steps) == {"fsync"}
 
 
@@ -88,7 +89,7 @@ def test_the_interrupted_way_back_tells_the_first_reason(tmp_path: Path) -> None
     one.journal.begin(first)
     one.journal.add("FLIP")
     one.journal.add("REVERTING", why="gpu1 has no card")
-    result = commit.recover(one)
+    result = recovery.recover(one)
     assert result is not None
     assert (result["status"], result["message"]) == ("rolled_back", "gpu1 has no card")
 

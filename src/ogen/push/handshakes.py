@@ -48,7 +48,8 @@ def turn(access: Access, host: str) -> Iterator[None]:
         raise ConnectError(f"no turn at {access.address}:{access.port} in time", host=host)
     try:
         if len(failures) > failed and found.entered.get(access, 0) == entered:
-            raise ConnectError(failures[-1].message, host=host, hint=failures[-1].hint)
+            last = failures[-1]
+            raise type(last)(last.message, host=host, hint=last.hint)
         yield
         found.entered[access] = found.entered.get(access, 0) + 1
     except ConnectError as wrong:
