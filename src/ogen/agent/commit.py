@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Dict, List, Optional
 
-from . import alarm, gate, prove, store, systemd
+from . import alarm, gate, leases, prove, store, systemd
 from .errors import AgentError, disk_failed
 from .gate import Gate, Lost, Say
 from .journal import Record
@@ -39,6 +39,7 @@ class Transaction:
         self.wish = host.store.manifest(self.first["to"])
         self.force = host.store.manifest(self.first["from"])
         self.notes: List[str] = []
+        self.on_its_own = False
         self.gate = Gate(host.machine, self._ask(say), self.patience.drain)
         self.started = host.machine.now()
         self.done: Dict[str, str] = {r["unit"]: r["hash"] for r in records if r["rec"] == "RESTARTED"}
@@ -142,11 +143,22 @@ class Transaction:
             try:
                 ready = self.gate.admit(left, "restart", must)
             except Lost:
+                if self.alone():
+                    continue
                 names = ", ".join(p["instance"] for p in left)
                 self.notes.append("the controller was lost: not restarted yet is %s; apply again" % names)
                 return
             self.make_and_prove(wish, {p["unit"]: "restart" for p in left if p["instance"] in ready})
             left = [p for p in left if p["instance"] not in ready]
+        if self.on_its_own:
+            leases.end(self.host, "tx-" + self.first["tx"], 0.0)
+
+    def alone(self) -> bool:
+        """Whether it goes on without its controller: only balancers of this very host are concerned."""
+        if not self.first.get("local") or self.gate.ask is None or self.quick or self.on_its_own:
+            return False
+        self.gate.ask, self.on_its_own = gate.by_itself(self.host, self.first["tx"]), True
+        return True
 
     def make_and_prove(self, wish: store.Manifest, moves: Dict[str, str]) -> None:
         self.make(wish, moves)

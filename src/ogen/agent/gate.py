@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from . import locks
 from .disk import Disk
 from .errors import AgentError, Unproven
 from .machine import Machine
 from .wire import Silence, Wire
+
+if TYPE_CHECKING:
+    from .transaction import Host
 
 GRANT = "/run/ogen/grant.json"
 TOLD = 60.0  # seconds without a word from the controller, which says one every 15 s
@@ -87,6 +90,19 @@ def _busy(proofs: Sequence[Proof], patience: float) -> AgentError:
 def closed(proofs: Sequence[Proof], why: str) -> Grant:
     """For a recovery that no controller watches."""
     raise Lost("no controller watches")
+
+
+def by_itself(host: "Host", tx: str) -> Ask:
+    """For a host whose instances only its own balancers list: it needs no controller to keep them away.
+    One instance after another; the one before is back first."""
+    from . import leases
+
+    def ask(proofs: Sequence[Proof], why: str) -> Grant:
+        leases.end(host, "tx-" + tx, LAST)
+        leases.take(host, "tx-" + tx, ["127.0.0.1:%d" % proofs[0]["port"]], 2 * LAST, "an apply on its own")
+        return Grant([proofs[0]["instance"]], host.machine.now() + LAST)
+
+    return ask
 
 
 def through_session(disk: Disk, machine: Machine, say: Say) -> Ask:

@@ -8,7 +8,7 @@ under way on the very host whose instance it is for.
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List, Sequence, Set
 
 from . import systemd
 from .errors import AgentError
@@ -25,13 +25,19 @@ TAKEN = 15.0  # seconds in which nginx must have taken a lease: it is reloaded a
 def lease(session: Session, message: Message, data: bytes) -> None:
     """Keeps this host's balancers away from `servers` for `seconds`; answers when those that run have
     taken it."""
-    host, servers = session.host, sorted(map(str, message["servers"]))
-    name = _file(str(message["id"]))
+    seconds = float(message["seconds"])
+    take(session.host, str(message["id"]), message["servers"], seconds, str(message.get("who", "")))
+    session.reply(seconds=seconds)
+
+
+def take(host: Host, identity: str, wanted: Sequence[str], seconds: float, who: str) -> None:
+    """A lease of the servers `wanted`, taken by the balancers that run here; AgentError if they do not."""
+    servers, name = sorted(map(str, wanted)), _file(identity)
     host.disk.folder(FOLDER)
-    until = host.machine.now() + float(message["seconds"])
+    until = host.machine.now() + seconds
     if host.live and not systemd.states(host.machine, [UNIT])[UNIT].up:
         host.machine.run(["systemctl", "start", UNIT])  # whoever stopped it must not stop all restarts
-    told = {"servers": servers, "until": until, "who": str(message.get("who", ""))[:200]}
+    told = {"servers": servers, "until": until, "who": who[:200]}
     host.disk.replace(name, json.dumps(told, sort_keys=True).encode(), 0o644)
     taken = _wait(host, lambda state: all(set(servers) <= set(down) for down in _balancers(host, state)))
     if not taken:
@@ -39,22 +45,22 @@ def lease(session: Session, message: Message, data: bytes) -> None:
             "the balancers here do not take the lease of %s" % ", ".join(servers),
             "see `journalctl -u %s` there; without it nothing keeps requests from an instance" % UNIT,
         )
-    session.reply(seconds=float(message["seconds"]))
+
+
+def end(host: Host, identity: str, wait: float) -> List[str]:
+    """Ends a lease. Those of its servers that did not come back within `wait` seconds; what somebody else
+    keeps away too is not waited for."""
+    name = _file(identity)
+    servers = set(_read(host, name).get("servers") or ())
+    host.disk.remove(name, sync=False)
+    mine = servers - _leased(host)
+    _wait(host, lambda state: not mine & set(state.get("down") or ()), wait)
+    return sorted(mine & set(_state(host).get("down") or ()))
 
 
 def unlease(session: Session, message: Message, data: bytes) -> None:
     """Ends a lease. `down` are those of its servers that did not come back within `wait` seconds."""
-    host, name = session.host, _file(str(message["id"]))
-    try:
-        told = json.loads(host.disk.read_or(name).decode() or "{}")
-    except ValueError:
-        told = {}
-    servers = set(told.get("servers") or ())
-    host.disk.remove(name, sync=False)
-    others = _leased(host)
-    mine = servers - others
-    _wait(host, lambda state: not mine & set(state.get("down") or ()), float(message.get("wait") or 0.0))
-    session.reply(down=sorted(mine & set(_state(host).get("down") or ())))
+    session.reply(down=end(session.host, str(message["id"]), float(message.get("wait") or 0.0)))
 
 
 def leases(session: Session, message: Message, data: bytes) -> None:

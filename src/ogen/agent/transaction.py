@@ -53,6 +53,7 @@ class Request(NamedTuple):
     base: Optional[str] = None  # the folder name of the release that the plan was made against
     check_base: bool = True
     patience: Patience = Patience()
+    local: bool = False  # and these are this host's own
     gated: bool = False  # the controller keeps balancers away from instances that go down
 
     @classmethod
@@ -64,6 +65,7 @@ class Request(NamedTuple):
             base=message.get("base"),
             check_base="base" in message,
             patience=Patience(**fields),
+            local=bool(message.get("local")),
             gated=bool(message.get("gated")),
         )
 
@@ -121,6 +123,7 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
         "boot": host.machine.boot(),
         "patience": request.patience._asdict(),
         "gated": request.gated,
+        "local": request.local,
     }
     host.journal.begin(record)
     return {"rec": "BEGIN", **record}

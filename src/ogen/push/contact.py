@@ -148,6 +148,7 @@ class Contact:
             "patience": options.patience(),
             "base": base,
             "gated": self.grants is not None,
+            "local": bool(getattr(self.grants, "local", False)),
         }
 
     def transact(self, request: Mapping[str, Any], data: bytes = b"") -> Mapping[str, Any]:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, RolledBack
@@ -138,7 +137,7 @@ class Leases:
         with self.changed:
             self.working.add(host)
         try:
-            yield partial(self.grant, host) if self.edges else None
+            yield Grants(self, host) if self.edges else None
             self._finish(host, keep)
         except RolledBack:
             self._finish(host, keep)
@@ -280,6 +279,21 @@ class Leases:
                     edge.lease(self._servers(edge, ports))
                 except HostError as error:  # what is under way is told by the next grant
                     self.on_event(Event(edge.host.name, "drain", str(error)))
+
+
+@dataclass(frozen=True)
+class Grants:
+    """What answers a host that asks; `local`: no balancer elsewhere is concerned."""
+
+    leases: Leases
+    host: str
+
+    def __call__(self, instances: Sequence[tuple[str, int]], why: str, beat: Beat) -> Grant:
+        return self.leases.grant(self.host, instances, why, beat)
+
+    @property
+    def local(self) -> bool:
+        return all(edge.host.name == self.host for edge in self.leases.edges)
 
 
 def _no_beat() -> None:
