@@ -39,9 +39,8 @@ packages:
 	    apt-get -qq update && apt-get -qq -y install --no-install-recommends $(PACKAGES) >/dev/null; \
 	fi
 
-# two files at a time: boxes spend most of their time waiting
 test: $(VENV)/dev packages
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -65,7 +65,7 @@ class Gate:
         while True:
             try:
                 grant = self.ask(proofs, why)
-            except Lost:
+            except (Lost, Unproven):
                 if not must:
                     raise
                 idle(self.machine, proofs, min(end, self.machine.now() + LAST))
@@ -74,6 +74,8 @@ class Gate:
             if idle(self.machine, chosen, min(end, grant.until)):
                 return [p["instance"] for p in chosen]
             if self.machine.now() >= end:
+                if must:
+                    return names
                 raise _busy(chosen, self.patience)
 
 
