@@ -102,9 +102,7 @@ QUICK = {
     *((fault, "connect") for fault in DOOR),
     ("unit dies after 5 s", "prove"),
     ("wrong card", "prove"),
-    ("card gone for good", "prove"),
     ("nginx file with a mistake", "validate"),
-    ("port taken after nginx -t", "reload"),
 }
 
 

@@ -26,11 +26,14 @@ terminal.occupy(Screen())
 words = []
 work = lambda: words.append(ring.typed(("sudo", "ops"), "sudo password of ops: "))
 threads = [threading.Thread(target=work) for _ in range(5)]
-for t in threads: t.start()
 try:
+    for t in threads: t.start()
     for t in threads: t.join()
 except KeyboardInterrupt:
     console.say("interrupted")
+    import time
+    end = time.monotonic() + 20
+    while not words and time.monotonic() < end: time.sleep(0.05)
 console.say(f"{len(set(words))} {len(words)} {type(words[0]).__name__} {len(words[0] or '')}")
 console.say("shown: " + str(words[0]))
 """
