@@ -91,7 +91,8 @@ def _run(channel: paramiko.Channel, command: bytes, folder: Path) -> None:
         channel.send_exit_status(process.wait())
     process.stdout.close()
     process.stderr.close()
-    channel.close()
+    with suppress(OSError, EOFError):  # the client may be gone
+        channel.close()
 
 
 def _feed(channel: paramiko.Channel, process: subprocess.Popen[bytes]) -> None:

@@ -102,7 +102,9 @@ QUICK = {
     *((fault, "connect") for fault in DOOR),
     ("unit dies after 5 s", "prove"),
     ("wrong card", "prove"),
+    ("card gone for good", "prove"),
     ("nginx file with a mistake", "validate"),
+    ("port taken after nginx -t", "reload"),
 }
 
 

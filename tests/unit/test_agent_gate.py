@@ -9,7 +9,7 @@ import pytest
 
 from ogen.agent import gate
 from ogen.agent.disk import Disk
-from ogen.agent.errors import Unproven
+from ogen.agent.errors import AgentError, Unproven
 from ogen.agent.gate import Gate, Grant, Lost
 
 TABLE = """\
@@ -93,6 +93,25 @@ def test_without_the_controller_nothing_goes_down_unless_it_must(monkeypatch: py
         door.admit(PROOFS, "restart")
     assert door.admit(PROOFS, "stop", must=True) == ["gpu0", "gpu1"]
     assert machine.time == pytest.approx(gate.LAST, abs=1.0)
+
+
+@pytest.mark.parametrize(
+    "error", [AgentError("no lease"), Unproven("refused"), OSError("full"), Lost("gone")]
+)
+def test_on_the_way_back_they_go_down_one_by_one_whatever_the_answer(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    machine = Machine()
+    opened(monkeypatch, machine, 0.0)
+
+    def ask(proofs: object, why: str) -> Grant:
+        raise error
+
+    door = Gate(machine, ask, 600.0)  # type: ignore[arg-type]
+    assert door.admit(PROOFS, "restart", must=True) == ["gpu0"]
+    assert door.admit(PROOFS, "stop", must=True) == ["gpu0", "gpu1"]
+    with pytest.raises(type(error)):
+        door.admit(PROOFS, "restart")
 
 
 def test_a_session_that_is_gone_is_noticed(tmp_path: Path) -> None:

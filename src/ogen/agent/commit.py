@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from . import alarm, gate, leases, prove, store, systemd
 from .errors import AgentError, disk_failed
@@ -40,6 +40,7 @@ class Transaction:
         self.force = host.store.manifest(self.first["from"])
         self.notes: List[str] = []
         self.on_its_own = False
+        self.behind: Optional[List[AgentError]] = None  # on the way back: what could not be had again
         self.gate = Gate(host.machine, self._ask(say), self.patience.drain)
         self.started = host.machine.now()
         self.done: Dict[str, str] = {r["unit"]: r["hash"] for r in records if r["rec"] == "RESTARTED"}
@@ -161,10 +162,21 @@ class Transaction:
         return True
 
     def make_and_prove(self, wish: store.Manifest, moves: Dict[str, str]) -> None:
-        self.make(wish, moves)
-        proofs = [p for p in wish["instances"] if p["unit"] in moves]
-        if proofs and not self.quick:
-            self.prove_all(proofs)
+        with self.going_on():
+            self.make(wish, moves)
+            proofs = [p for p in wish["instances"] if p["unit"] in moves]
+            if proofs and not self.quick:
+                self.prove_all(proofs)
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """On the way back, one thing that fails does not keep all others from coming back."""
+        try:
+            yield
+        except AgentError as error:
+            if self.behind is None:
+                raise
+            self.behind.append(error)
 
     def prove_all(self, proofs: List[Record]) -> None:
         """All at once: a model's load takes its time."""
@@ -265,14 +277,40 @@ class Transaction:
         active = set(self.first["active"])
         # What this transaction has started runs with the new hash; all else as it was.
         old = {**wish, "units": [u for u in wish["units"] if u["name"] in active]}
-        self.instances(old, old, must=True)
-        self.balancers({**old, "balancers": [p for p in old["balancers"] if p["unit"] in active]}, old)
-        self.rest(old, old)
+        serving = {**old, "balancers": [p for p in old["balancers"] if p["unit"] in active]}
         ours = {u["name"] for u in wish["units"]}
         others = [u for u in self.first["active"] if u not in ours]
-        seen = systemd.states(self.host.machine, others)
-        self.systemd.do("start", [u for u in others if not seen[u].up])
-        self.reload_shared()
+        self.behind = []
+        with self.going_on():
+            self.disown(serving)
+        self.instances(old, old, must=True)
+        with self.going_on():
+            self.balancers(serving, old)
+        with self.going_on():
+            self.rest(old, old)
+        with self.going_on():
+            seen = systemd.states(self.host.machine, others)
+            self.systemd.do("start", [u for u in others if not seen[u].up])
+        with self.going_on():
+            self.reload_shared()
+        if self.behind:
+            raise self.behind[0]
+
+    def disown(self, old: store.Manifest) -> None:
+        """Takes back what a balancer was given and its nginx did not take (its port was taken, say), before
+        the next lease has nginx reload it."""
+        names = [p["unit"] for p in old["balancers"] if self.not_taken(p)]
+        if names:
+            self.tell("reload", ", ".join(names), None)
+            self.systemd.do("reload", names)
+
+    def not_taken(self, proof: Record) -> bool:
+        machine, disk = self.host.machine, self.host.disk
+        if not systemd.states(machine, [proof["unit"]])[proof["unit"]].up:
+            return False
+        given = disk.read_or(leases.ADOPTED % proof["balancer"])
+        released = disk.read_or(leases.RELEASED % proof["balancer"])
+        return given not in (b"", released) and prove.balancer_hash(machine, proof) == proof["hash"]
 
     def reload_shared(self) -> None:
         """The machine's own nginx, when a file of ours in it came or went without a proof of its own."""

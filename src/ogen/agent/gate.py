@@ -56,7 +56,8 @@ class Gate:
     def admit(self, proofs: Sequence[Proof], why: str, must: bool = False) -> List[str]:
         """Instances (at least one) that may go down now, of those that are up; Lost if nobody answers.
 
-        `must`: they go down even so, as soon as they have ended what they had begun.
+        `must`: they go down even so, as soon as they have ended what they had begun; those to restart one
+        after another, since the next one may still serve meanwhile.
         """
         names = [p["instance"] for p in proofs]
         if self.ask is None:
@@ -65,17 +66,18 @@ class Gate:
         while True:
             try:
                 grant = self.ask(proofs, why)
-            except (Lost, Unproven):
+            except (AgentError, OSError):  # no controller, a refusal, balancers that take no lease
                 if not must:
                     raise
-                idle(self.machine, proofs, min(end, self.machine.now() + LAST))
-                return names
+                next_ = proofs if why == "stop" else proofs[:1]
+                idle(self.machine, next_, min(end, self.machine.now() + LAST))
+                return [p["instance"] for p in next_]
             chosen = [p for p in proofs if p["instance"] in grant.instances]
             if idle(self.machine, chosen, min(end, grant.until)):
                 return [p["instance"] for p in chosen]
             if self.machine.now() >= end:
                 if must:
-                    return names
+                    return [p["instance"] for p in chosen]
                 raise _busy(chosen, self.patience)
 
 

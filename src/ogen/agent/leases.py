@@ -19,6 +19,8 @@ from .transaction import Host
 FOLDER = "/run/ogen/leases"
 STATE = "/run/ogen/leases.json"
 UNIT = "ogen-leases.service"
+ADOPTED = "/run/ogen-balancer-%s/release.conf"  # what templates/leases.py gave a balancer's nginx
+RELEASED = "/etc/ogen/current/balancers/%s/nginx.conf"  # what it takes it from
 TAKEN = 15.0  # seconds in which nginx must have taken a lease: it is reloaded at most once a second
 
 

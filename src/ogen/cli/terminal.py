@@ -72,10 +72,10 @@ def _read(question: str) -> str | None:
     quiet = termios.tcgetattr(number)
     quiet[3] &= ~(termios.ECHO | termios.ISIG)
     quiet[6][termios.VEOL] = _INTERRUPT  # ends the line, so that it is read at once
-    sys.stderr.write(console.safe(question))
-    sys.stderr.flush()
-    termios.tcsetattr(number, termios.TCSAFLUSH, quiet)
+    termios.tcsetattr(number, termios.TCSAFLUSH, quiet)  # first: who answers at once is not shown either
     try:
+        sys.stderr.write(console.safe(question))
+        sys.stderr.flush()
         line = os.read(number, 4096)
     finally:
         termios.tcsetattr(number, termios.TCSAFLUSH, before)

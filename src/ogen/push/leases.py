@@ -208,10 +208,10 @@ class Leases:
     def _refusal(self, wanted: Sequence[Member]) -> dict[str, str]:
         names = ", ".join(f"{host}/{instance}" for host, instance in wanted)
         lost = "".join(f"; {why}" for why in self.lost.values())
-        return {
-            "refused": f"no other instance would serve while {names} is down{lost}",
-            "hint": "bring another one of its pool into service, or consent: rollout.allow_outage: true",
-        }
+        hint = "bring another one of its pool into service, or consent: rollout.allow_outage: true"
+        if lost:  # consent is no remedy for an instance that does not come back
+            hint = "see why it does not answer there (ogen doctor, ogen logs), then apply again"
+        return {"refused": f"no other instance would serve while {names} is down{lost}", "hint": hint}
 
     def _take(self, chosen: Sequence[Member], ports: Mapping[Member, int]) -> None:
         if not self.renewer.is_alive() and not self.ended.is_set():
