@@ -132,7 +132,7 @@ def test_lines_say_each_thing_once(capsys: pytest.CaptureFixture[str]) -> None:
         "gpu1: models: pull llama3.1 25 %",
         "gpu1: models: pull llama3.1 99 %",
         "gpu1: models: pull llama3.1 100 %",
-        "gpu1: done: applied",
+        "gpu1: applied",
     ]
 
 
@@ -143,7 +143,7 @@ def test_where_the_rollout_is_stands_on_a_line_of_its_own(capsys: pytest.Capture
         watch(Event("", "batch", "expand: batch 2 of 3"))
     assert capsys.readouterr().err.splitlines() == [
         "-- expand: canary 1/12",
-        "gpu1: done: applied",
+        "gpu1: applied",
         "-- expand: batch 2 of 3",
     ]
 

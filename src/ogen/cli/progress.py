@@ -132,9 +132,10 @@ class Live:
 
 
 def told(event: Event) -> str:
-    """An event on one line; what is about the whole rollout is its message alone."""
+    """An event on one line; how a host ended, and what is about the whole rollout, is its message alone."""
     text = f"{event.phase}: {event.message}" if event.message else event.phase
-    text = text if event.host else event.message
+    if not event.host or (event.phase == "done" and event.message):
+        text = event.message
     if event.percent is not None:
         text += f" {event.percent:.0f} %"
     return " ".join(console.safe(text).split())

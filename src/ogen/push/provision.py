@@ -187,7 +187,7 @@ class _Provision:
             error = failed
         spent = round(time.monotonic() - begun, 2)
         status = _status(error, steps, check=self.check)
-        self.on_event(Event(host.name, "done", error.message if error else status))
+        self.on_event(Event(host.name, "done", f"{status}: {error.message}" if error else status))
         return Provisioned(host.name, status, tuple(steps), message, error, spent)
 
     def _work(self, index: int, host: Host, steps: list[StepResult]) -> str:

@@ -68,6 +68,12 @@ def failed(result: HostResult) -> bool:
     return result.status not in WELL | CONSEQUENCE
 
 
+def done(result: HostResult) -> Event:
+    """How a host ended, in a line: what became of it, and why."""
+    word = result.status.replace("_", " ")
+    return Event(result.host, "done", f"{word}: {result.message}" if result.message else word)
+
+
 def failure(error: HostError, seconds: float = 0.0, seen: Comparison | None = None) -> HostResult:
     kind = next((k for k in type(error).__mro__ if k in _STATUS), None)
     status: Status = _STATUS[kind] if kind else "failed"
@@ -131,7 +137,7 @@ class Rollout:
     def end(self, result: HostResult) -> None:
         result = replace(result, without=self.without.get(result.host, ()))
         self.results[result.host] = result
-        self.on_event(Event(result.host, "done", result.message or result.status))
+        self.on_event(done(result))
 
     def fail(self, error: HostError, status: Status | None = None) -> None:
         result = failure(error, seen=self.seen.get(error.host))
@@ -164,10 +170,10 @@ class Rollout:
             return target, _Open(one, stack), one.compare(target.release, text=False)
         except HostError as error:
             stack.close()
-            self.on_event(Event(target.host.name, "done", str(error)))
             found = failure(error, time.monotonic() - begun)
             if self.options.skip_offline and isinstance(error, OfflineError):
                 found = replace(found, status="skipped", error=None)
+            self.on_event(done(found))
             return target, None, found
         except BaseException:
             stack.close()
