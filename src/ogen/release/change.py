@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from ..agent import drift
 from ..errors import Where
 from .model import File
 
@@ -23,12 +24,12 @@ class State(Enum):
     The agent finds the word (agent/drift.py has the table); "same" is no change.
     """
 
-    PENDING = "pending"  # not yet applied
-    EDITED = "edited"  # on the host; the inventory is as it was
-    CONFLICT = "conflict"  # edited on the host, and not yet applied
-    REMOVED = "removed"  # from the inventory
-    REMOVED_EDITED = "removed_edited"  # from the inventory, and edited on the host
-    CONVERGED = "converged"  # edited on the host to what the inventory wants by now
+    PENDING = drift.PENDING  # not yet applied
+    EDITED = drift.EDITED  # on the host; the inventory is as it was
+    CONFLICT = drift.CONFLICT  # edited on the host, and not yet applied
+    REMOVED = drift.REMOVED  # from the inventory
+    REMOVED_EDITED = drift.REMOVED_EDITED  # from the inventory, and edited on the host
+    CONVERGED = drift.CONVERGED  # edited on the host to what the inventory wants by now
     IN_THE_WAY = "in_the_way"  # something that apply does not replace, where a file of ogen's is to go
     FOREIGN = "foreign"  # somebody else's file beside ogen's: a drop-in for a unit of ogen's
 
