@@ -15,7 +15,7 @@ from pretend import BUNDLE, DIGEST, Systemd, host
 from scenarios import Scenario
 from test_kills import Stage
 
-from ogen.agent import owner
+from ogen.agent import owner, store
 from ogen.agent.disk import Change
 from ogen.agent.errors import AgentError
 
@@ -69,7 +69,7 @@ def site() -> str:
 
 def boots(tree: Tree) -> bool:
     """Whether the recovery at boot is armed: its unit, its link, and the agent that it names."""
-    unit = tree.get(owner.RECOVER, ("", 0, b""))[2].decode()
+    unit = tree.get(store.RECOVER, ("", 0, b""))[2].decode()
     found = re.search(r"/etc/ogen/agent/\S+", unit)
     agent = tree.get(found.group() if found else "", ("", 0, b""))[2]
     linked = tree.get(owner.WANTED, ("", 0, b""))[2] == b"../ogen-recover.service"

@@ -137,6 +137,20 @@ def test_old_releases_are_collected(tmp_path: Path) -> None:
     assert set(one.store.names()) == {release("3").id, release("2").id}
 
 
+def test_agents_of_other_versions_are_collected(tmp_path: Path) -> None:
+    """But the one that the recovery at boot would start."""
+    one = host(tmp_path)._replace(agent="own")
+    agents = tmp_path / "etc/ogen/agent"
+    agents.mkdir(parents=True)
+    for name in ("own.pyz", "old.pyz", "boot.pyz"):
+        (agents / name).write_bytes(b"")
+    unit = Path(one.disk.real(owner.RECOVER))
+    unit.parent.mkdir(parents=True)
+    unit.write_text(f"ExecStart=python3 -I {owner.AGENTS}/boot.pyz recover\n")
+    apply_to(one, NEW)
+    assert {path.name for path in agents.iterdir()} == {"own.pyz", "boot.pyz"}
+
+
 def test_a_damaged_journal_is_an_alarm_and_no_dead_end(tmp_path: Path) -> None:
     one = host(tmp_path)
     apply_to(one, OLD)

@@ -14,7 +14,7 @@ from .transaction import Host
 STAGING = store.RELEASES + "/.new"
 GONE = store.RELEASES + "/.gone"  # a release that is being removed
 _UNITS = (
-    store.UNITS + "/ogen-recover.service" + NEW,
+    store.RECOVER + NEW,
     store.UNITS + "/basic.target.wants/ogen-recover.service" + NEW,
 )
 
@@ -23,7 +23,7 @@ def sweep(host: Host) -> None:
     """Removes what was half made or half removed; both locks are held, so that it is nobody's work."""
     for folder in (STAGING, GONE):
         host.disk.remove_tree(folder)
-    for path in (*_UNITS, *_half_made(host, store.HOME), *_half_made(host, store.HOME + "/agent")):
+    for path in (*_UNITS, *_half_made(host, store.HOME), *_half_made(host, store.AGENTS)):
         host.disk.remove(path, sync=False)
     for path in _half_made(host, links.EDITED, deep=True):
         host.disk.remove(path, sync=False)
@@ -48,15 +48,24 @@ def discard(host: Host, name: str) -> None:
 
 
 def collect(host: Host) -> List[str]:
-    """Removes releases that nobody needs: kept are the one in force, the one before, what runs, and what
-    an unfinished transaction is about."""
+    """Removes releases that nobody needs, and agents of other versions of ogen. Kept are the release in
+    force, the one before, what runs, and what an unfinished transaction is about."""
     keep = {host.store.current, host.store.previous, *_under_way(host)}
     names = [name for name in host.store.names() if name not in keep]
     running = "".join(_mounts(host.machine)) if names and host.live else ""
     gone = [name for name in names if "/releases/%s/" % name not in running]
     for name in gone:
         discard(host, name)
+    _collect_agents(host)
     return gone
+
+
+def _collect_agents(host: Host) -> None:
+    """But the one that runs here, and the one that the recovery at boot starts."""
+    started = host.disk.read_or(store.RECOVER).decode("utf-8", "replace")
+    for name in host.disk.names(store.AGENTS):
+        if name.endswith(".pyz") and name != host.agent + ".pyz" and name not in started:
+            host.disk.remove("%s/%s" % (store.AGENTS, name), sync=False)
 
 
 def _under_way(host: Host) -> Set[str]:

@@ -19,12 +19,11 @@ from . import alarm, journal, leftover, locks, recovery, systemd, transaction
 from .commit import Transaction
 from .disk import above
 from .errors import AgentError, Broken, disk_failed
+from .store import AGENTS, RECOVER
 from .transaction import Host, Locks, Result, Tell
 
-AGENTS = "/etc/ogen/agent"
 PROGRESS = "/run/ogen/progress.jsonl"
 UNIT = "ogen-tx.service"
-RECOVER = "/etc/systemd/system/ogen-recover.service"
 WANTED = "/etc/systemd/system/basic.target.wants/ogen-recover.service"
 
 ABORTED = {

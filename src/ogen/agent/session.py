@@ -7,7 +7,6 @@ host starts without the code that changes it.
 from __future__ import annotations
 
 import importlib
-import traceback
 from typing import Any, Callable
 
 from . import frames
@@ -73,6 +72,8 @@ class Session:
         except OSError as error:
             self.wire.send({"reply": "error", **disk_failed(error).plain()})
         except Exception as error:  # a mistake of ours is no answer to a controller
+            import traceback
+
             traceback.print_exc()
             self.wire.send({"reply": "error", **AgentError("the agent failed: %r" % error).plain()})
 

@@ -16,6 +16,8 @@ RELEASES = HOME + "/releases"
 CURRENT = HOME + "/current"
 PREVIOUS = HOME + "/previous"
 UNITS = "/etc/systemd/system"
+AGENTS = HOME + "/agent"
+RECOVER = UNITS + "/ogen-recover.service"  # the recovery at boot; names its agent
 MAX_TEXT = 256 * 1024  # bytes of a file whose text is kept, or sent back, for a diff
 
 Manifest = Dict[str, Any]
