@@ -39,8 +39,10 @@ packages:
 	    apt-get -qq update && apt-get -qq -y install --no-install-recommends $(PACKAGES) >/dev/null; \
 	fi
 
+# two files at a time, since boxes mostly wait; in a short folder, for nginx's sockets have short paths
 test: $(VENV)/dev packages
-	$(BIN)/python -m pytest
+	folder=$$(mktemp -d /tmp/ogen.XXXX); trap 'rm -rf "$$folder"' EXIT; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --basetemp "$$folder/t"
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

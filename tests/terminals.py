@@ -24,7 +24,9 @@ class Terminal:
     def until(self, text: str, seconds: float = 30) -> None:
         end = time.monotonic() + seconds
         while text not in self.shown:
-            assert select.select([self.master], [], [], max(0, end - time.monotonic()))[0], self.shown
+            if not select.select([self.master], [], [], max(0, end - time.monotonic()))[0]:
+                self.process.kill()
+                raise AssertionError(self.shown)
             self.shown += os.read(self.master, 4096).decode().replace("\r\n", "\n")
 
     def type(self, text: bytes) -> None:

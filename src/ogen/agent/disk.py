@@ -63,6 +63,7 @@ class Disk:
         self.relocated = self.root != "/"
         self._before = before
         self._written: List[Tuple[int, str]] = []  # files that are to be synced, and still open
+        self._inside: Optional[Tuple[str, int]] = None  # of a set of files: the folder of the last one
 
     # ------------------------------------------------------------------------------ looking
     def real(self, path: str) -> str:
@@ -121,6 +122,20 @@ class Disk:
         finally:
             os.close(folder)
 
+    @contextlib.contextmanager
+    def _same_parent(self, path: str) -> Iterator[Tuple[int, str]]:
+        """As `_parent`, for the next file of a set: the way to its folder is walked once."""
+        if self._inside is None or self._inside[0] != above(path):
+            self._leave()
+            with self._parent(path) as (folder, _):
+                self._inside = above(path), os.dup(folder)
+        yield self._inside[1], split(path)[-1]
+
+    def _leave(self) -> None:
+        if self._inside is not None:
+            os.close(self._inside[1])
+            self._inside = None
+
     @staticmethod
     def _enter(part: str, folder: int, path: str) -> int:
         try:
@@ -165,7 +180,7 @@ class Disk:
 
         With `sync=False` it is on its way to the disk, and is there when `together` ends.
         """
-        with self._parent(path) as (folder, name):
+        with self._parent(path) if sync else self._same_parent(path) as (folder, name):
             self._step("create", path, mode=0o600)
             handle = os.open(name, _NEW, 0o600, dir_fd=folder)
             try:
@@ -200,6 +215,7 @@ class Disk:
 
     def _settle(self, sync: bool) -> None:
         """Lets go of the files that wait, synced or given up."""
+        self._leave()
         while self._written:
             handle, path = self._written.pop(0)
             try:

@@ -154,7 +154,7 @@ def packed(manifest: Manifest) -> List[Entry]:
 
 
 def pack(manifest: Manifest, contents: Callable[[Entry], bytes]) -> bytes:
-    return zlib.compress(b"".join(contents(entry) for entry in packed(manifest)), 6)
+    return zlib.compress(b"".join(contents(entry) for entry in packed(manifest)), 1)
 
 
 def unpack(manifest: Manifest, data: bytes, wanted: Entry) -> Optional[bytes]:
