@@ -12,7 +12,9 @@ STEPS = {
     "connect": Point("session", "start"),
     "hello": Point("session", "open", (".pyz",)),
     "compare": Point("session", "open", ("/manifest.json",)),
-    "request": Point("session", "fcntl.flock", (), 3),  # compared, which looks at both, and nothing is locked yet
+    "request": Point(
+        "session", "fcntl.flock", (), 3
+    ),  # compared, which looks at both, and nothing is locked yet
     "lock": Point("session", "open", ("'/etc/ogen/journal'",), 2),  # both locks are held; 1: it compares
     "stage": Point("session", "open", ("('nginx.conf',",)),
     "models": Point("session", "http.client.send", ("/api/create",)),
