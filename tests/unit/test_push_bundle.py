@@ -91,8 +91,7 @@ def test_another_python_runs_the_sources(tmp_path: Path, monkeypatch: pytest.Mon
     """A compiled file of another version is passed over, not believed and no error."""
     monkeypatch.setattr(importlib.util, "MAGIC_NUMBER", b"\x01\x02\r\n")
     data = make(sources())
-    with zipfile.ZipFile(BytesIO(data)) as archive:
-        assert archive.read("agent/main.pyc")[:2] == b"\x01\x02"
+    assert data[:2] == b"\x01\x02"
     sent = len(data).to_bytes(8, "big") + data
     done = start(tmp_path, sent, hashlib.sha256(data).hexdigest())
     assert (done.returncode, done.stderr, done.stdout) == (0, b"", b"ogen nonce need\n")
@@ -101,15 +100,27 @@ def test_another_python_runs_the_sources(tmp_path: Path, monkeypatch: pytest.Mon
 @compiled
 def test_the_compiled_files_are_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A source that can't be compiled is not even looked at, if its compiled file is there."""
-    whole = sources()
-    broken = dict.fromkeys(whole, b"no python")
-    monkeypatch.setattr(
-        module, "_compiled", lambda files: {n + "c": module._pyc(n, s) for n, s in whole.items()}
-    )
-    data = make(broken)
+    code = module._compiled(sources())
+    monkeypatch.setattr(module, "_compiled", lambda files: code)
+    data = make(dict.fromkeys(sources(), b"no python"))
     sent = len(data).to_bytes(8, "big") + data
     done = start(tmp_path, sent, hashlib.sha256(data).hexdigest())
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@compiled
+def test_a_stored_one_is_started_by_its_compiled_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the commit's service starts it."""
+    code, whole = module._compiled(sources()), sources()
+    monkeypatch.setattr(module, "_compiled", lambda files: code)
+    data = make({n: s if n == "__main__.py" else b"no python" for n, s in whole.items()})
+    stored = tmp_path / f"{hashlib.sha256(data).hexdigest()}.pyz"
+    stored.write_bytes(data)
+    command = [sys.executable, "-I", str(stored)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (2, "usage: AGENT commit TX | recover\n")
 
 
 def test_it_holds_the_agent_and_no_times() -> None:

@@ -12,6 +12,7 @@ from . import known
 from .access import Access, Keyring
 from .jumps import way
 from .pipes import Pipe, ProcessPipe
+from .wire import ahead
 
 if TYPE_CHECKING:
     from .become import Start
@@ -35,9 +36,10 @@ def carry(host: Host, begun: Start, keyring: Keyring, tell: Callable[[str], None
         if why:
             tell(f"by OpenSSH's client: {why}")
         return openssh.Client(host.name, hops, begun.line, keyring)
-    from . import ssh
+    with ahead(hops[0]):
+        from . import ssh
 
-    connection = ssh.connect(host.name, hops, keyring)
+        connection = ssh.connect(host.name, hops, keyring)
     try:
         return connection.run(begun.line)
     except BaseException:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ..plan.reduced import Seat
 from .results import WELL, Comparison, HostResult, Serving, Target
+
+if TYPE_CHECKING:
+    from ..plan.reduced import Seat
 
 Place = tuple[str, str]  # (host, instance)
 
@@ -75,6 +78,10 @@ def listed(target: Target) -> tuple[Seat, ...]:
     """All that the host's balancers are to list."""
     if target.listing is not None:
         return target.listing.seats
+    if not target.needs:
+        return ()
+    from ..plan.reduced import Seat  # with the planner
+
     return tuple(Seat("", host, instance) for host, instance in sorted(target.needs))
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import HostError, OgenError, RemoteError
-from ..plan.entries import EVERYTHING
-from ..plan.reduced import Seat
 from .force import Place, in_force, lacking, loses, offered, present, serves, together
 from .results import WELL, HostResult, Serving, Target
 
 if TYPE_CHECKING:
+    from ..plan.reduced import Seat
     from .rollout import Rollout
 
 _WITHHELD = (
@@ -145,6 +144,9 @@ class Switch:
 
     def alive(self, pool: str, places: Sequence[str]) -> list[str]:
         """Those of the "host/instance" that may still serve the pool's model."""
+        from ..plan.entries import EVERYTHING  # with the planner
+        from ..plan.reduced import Seat
+
         run, found = self.rollout, []
         targets = {t.host.name: t for t in run.targets}
         model = None if pool == EVERYTHING else pool
