@@ -152,7 +152,7 @@ class Transaction:
             self.make_and_prove(wish, {p["unit"]: "restart" for p in left if p["instance"] in ready})
             left = [p for p in left if p["instance"] not in ready]
         if self.on_its_own:
-            leases.end(self.host, "tx-" + self.first["tx"], 0.0)
+            leases.end(self.host, ["tx-" + self.first["tx"]], 0.0)
 
     def alone(self) -> bool:
         """Whether it goes on without its controller: only balancers of this very host are concerned."""

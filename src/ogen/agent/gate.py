@@ -102,8 +102,9 @@ def by_itself(host: "Host", tx: str) -> Ask:
     from . import leases
 
     def ask(proofs: Sequence[Proof], why: str) -> Grant:
-        leases.end(host, "tx-" + tx, LAST)
-        leases.take(host, "tx-" + tx, ["127.0.0.1:%d" % proofs[0]["port"]], 2 * LAST, "an apply on its own")
+        name, server = "tx-" + tx, "127.0.0.1:%d" % proofs[0]["port"]
+        leases.end(host, [name], LAST)
+        leases.take(host, {name: server}, 2 * LAST, "an apply on its own")
         return Grant([proofs[0]["instance"]], host.machine.now() + LAST)
 
     return ask

@@ -8,7 +8,7 @@ under way on the very host whose instance it is for.
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Sequence, Set
+from typing import Any, Dict, List, Mapping, Sequence, Set
 
 from . import systemd
 from .errors import AgentError
@@ -25,44 +25,47 @@ TAKEN = 15.0  # seconds in which nginx must have taken a lease: it is reloaded a
 
 
 def lease(session: Session, message: Message, data: bytes) -> None:
-    """Keeps this host's balancers away from `servers` for `seconds`; answers when those that run have
-    taken it."""
+    """Keeps this host's balancers away from servers for `seconds`: `leases` are ids with a server each.
+    Answers when those that run have taken it."""
     seconds = float(message["seconds"])
-    take(session.host, str(message["id"]), message["servers"], seconds, str(message.get("who", "")))
+    take(session.host, dict(message["leases"]), seconds, str(message.get("who", "")))
     session.reply(seconds=seconds)
 
 
-def take(host: Host, identity: str, wanted: Sequence[str], seconds: float, who: str) -> None:
-    """A lease of the servers `wanted`, taken by the balancers that run here; AgentError if they do not."""
-    servers, name = sorted(map(str, wanted)), _file(identity)
+def take(host: Host, wanted: Mapping[str, str], seconds: float, who: str) -> None:
+    """Leases (id → server), taken by the balancers that run here; AgentError if they do not."""
     host.disk.folder(FOLDER)
     until = host.machine.now() + seconds
     if host.live and not systemd.states(host.machine, [UNIT])[UNIT].up:
         host.machine.run(["systemctl", "start", UNIT])  # whoever stopped it must not stop all restarts
-    told = {"servers": servers, "until": until, "who": who[:200]}
-    host.disk.replace(name, json.dumps(told, sort_keys=True).encode(), 0o644)
-    taken = _wait(host, lambda state: all(set(servers) <= set(down) for down in _balancers(host, state)))
+    for identity, server in wanted.items():
+        told = {"servers": [str(server)], "until": until, "who": who[:200]}
+        host.disk.replace(_file(identity), json.dumps(told, sort_keys=True).encode(), 0o644)
+    servers = set(wanted.values())
+    taken = _wait(host, lambda state: all(servers <= set(down) for down in _balancers(host, state)))
     if not taken:
         raise AgentError(
-            "the balancers here do not take the lease of %s" % ", ".join(servers),
+            "the balancers here do not take the lease of %s" % ", ".join(sorted(servers)),
             "see `journalctl -u %s` there; without it nothing keeps requests from an instance" % UNIT,
         )
 
 
-def end(host: Host, identity: str, wait: float) -> List[str]:
-    """Ends a lease. Those of its servers that did not come back within `wait` seconds; what somebody else
+def end(host: Host, identities: Sequence[str], wait: float) -> List[str]:
+    """Ends leases. Those of their servers that did not come back within `wait` seconds; what somebody else
     keeps away too is not waited for."""
-    name = _file(identity)
-    servers = set(_read(host, name).get("servers") or ())
-    host.disk.remove(name, sync=False)
+    servers: Set[str] = set()
+    for name in [_file(identity) for identity in identities]:
+        servers |= set(_read(host, name).get("servers") or ())
+        host.disk.remove(name, sync=False)
     mine = servers - _leased(host)
     _wait(host, lambda state: not mine & set(state.get("down") or ()), wait)
     return sorted(mine & set(_state(host).get("down") or ()))
 
 
 def unlease(session: Session, message: Message, data: bytes) -> None:
-    """Ends a lease. `down` are those of its servers that did not come back within `wait` seconds."""
-    session.reply(down=end(session.host, str(message["id"]), float(message.get("wait") or 0.0)))
+    """Ends the leases `ids`; `down` are those of their servers that did not come back in `wait` seconds."""
+    ids = [str(identity) for identity in message["ids"]]
+    session.reply(down=end(session.host, ids, float(message.get("wait") or 0.0)))
 
 
 def leases(session: Session, message: Message, data: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,14 +126,15 @@ class Contact:
         return {int(port): addresses for port, addresses in found.items()}
 
     # ------------------------------------------------------------------------------ leases
-    def lease(self, name: str, servers: Sequence[str], seconds: float) -> None:
-        """Keeps this host's balancers away from `servers`; returns when they have taken it."""
+    def lease(self, servers: Mapping[str, str], seconds: float) -> None:
+        """Keeps this host's balancers away from servers (by the ids of their leases); returns when they have
+        taken it."""
         who = self.options.who
-        self.ask({"op": "lease", "id": name, "servers": list(servers), "seconds": seconds, "who": who})
+        self.ask({"op": "lease", "leases": dict(servers), "seconds": seconds, "who": who})
 
-    def unlease(self, name: str, wait: float) -> list[str]:
-        """Ends a lease; the servers of it that are still down after `wait` seconds."""
-        down: list[str] = self.ask({"op": "unlease", "id": name, "wait": wait})[0]["down"]
+    def unlease(self, names: Iterable[str], wait: float) -> list[str]:
+        """Ends leases; the servers of them that are still down after `wait` seconds."""
+        down: list[str] = self.ask({"op": "unlease", "ids": list(names), "wait": wait})[0]["down"]
         return down
 
     def leases(self) -> dict[str, Any]:

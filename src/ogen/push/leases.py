@@ -313,23 +313,21 @@ class Edge:
     def lease(self, servers: Mapping[str, str], seconds: float = LEASE) -> None:
         """Takes or renews leases: id → server."""
         with self.lock:
-            for name, server in servers.items():
-                self._open().lease(name, [server], seconds)
+            if servers:
+                self._open().lease(servers, seconds)
 
     def unlease(self, servers: Mapping[str, str], wait: float, strict: bool = False) -> set[str]:
         """Ends leases; the servers that are still down after `wait` seconds.
 
         A host that is gone has none, since its leases end by themselves; an error if `strict`.
         """
-        down: set[str] = set()
         with self.lock:
             try:
-                for name in servers:
-                    down |= set(self._open().unlease(name, wait))
+                return set(self._open().unlease(servers, wait)) if servers else set()
             except HostError:
                 if strict:
                     raise
-        return down
+                return set()
 
     def names(self) -> set[str]:
         """The leases that are in force here."""
