@@ -31,6 +31,7 @@ LEASES = RUN + "/ogen/leases"
 STATE = RUN + "/ogen/leases.json"
 TICK = 0.1  # seconds between two looks at the leases
 PACE = 1.0  # seconds between two reloads of nginx, and between two probes
+CHECK = 3.0  # seconds between two looks at what nginx really has down
 SERVER = re.compile(r"^(\s*server\s+)(\S+:\d+)([^;\n]*);", re.MULTILINE)
 ANSWER = 'return 200 "none\\n";'  # the release's answer to GET /down
 
@@ -180,7 +181,7 @@ def tell_nginx(name, unit, down):
         return True
     with alone(name):
         derive(name, down)
-        wanted = " ".join(sorted(down & set(servers(released(name))))) or "none"
+        wanted = listed(name, down)
     if answer(name) == wanted:
         return True
     subprocess.run(["systemctl", "kill", "-s", "HUP", "--kill-who=main", unit], check=False, timeout=30)
@@ -191,6 +192,11 @@ def tell_nginx(name, unit, down):
             return False
         time.sleep(0.05)
     return True
+
+
+def listed(name, down):
+    """What a balancer's nginx answers that has `down` in force."""
+    return " ".join(sorted(down & set(servers(released(name))))) or "none"
 
 
 def running(name):
@@ -224,7 +230,7 @@ class Watch:
         self.down = set(read(STATE).get("down") or ())
         self.returning = set()  # those of them whose lease has ended
         self.taken = {}  # balancer → what it has down
-        self.reloaded = self.probed = 0.0
+        self.reloaded = self.probed = self.checked = 0.0
 
     def step(self):
         """One look; True when something was changed."""
@@ -236,6 +242,9 @@ class Watch:
             self.probed = now
             back -= passed(back, known)
         wanted = out | back
+        if now - self.checked >= CHECK:
+            self.checked = now
+            self.check(known)
         late = [name for name in known if self.taken.get(name) != wanted]
         if wanted == self.down and not late:
             if back != self.returning:
@@ -254,10 +263,17 @@ class Watch:
         self.save(back)  # a balancer that starts meanwhile reads it
         self.reloaded = time.monotonic()
         for name in late:
-            if set(self.taken.get(name, ())) == wanted or not tell_nginx(name, known[name]["unit"], wanted):
-                continue
-            self.taken[name] = set(wanted)
+            if tell_nginx(name, known[name]["unit"], wanted):
+                self.taken[name] = set(wanted)
         self.save(back)
+
+    def check(self, known):
+        """An nginx that was just starting may have come up with what was down before: it is told again."""
+        for name in set(known) & set(self.taken):
+            said = answer(name) if running(name) else ""
+            if said and said != listed(name, self.taken[name]):
+                print("balancer %s has down: %s" % (name, said), flush=True)
+                del self.taken[name]
 
     def save(self, back):
         self.returning = back

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import termios
 import time
@@ -17,7 +18,9 @@ class Terminal:
     def __init__(self, *command: str, env: Mapping[str, str] | None = None) -> None:
         self.master, slave = pty.openpty()
         self.before = termios.tcgetattr(slave)
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env)
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env=env, preexec_fn=_hears_ctrl_c
+        )
         self.slave = slave
         self.shown = ""
 
@@ -43,3 +46,8 @@ class Terminal:
         os.close(self.slave)
         os.close(self.master)
         return self.process.returncode
+
+
+def _hears_ctrl_c() -> None:
+    """Whoever runs the tests in the background has made them deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

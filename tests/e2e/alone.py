@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster import OGEN
+from cluster import OGEN, Commands
 from faults import STEPS
-from rig import Commands, Rig, Session, Spoken
+from rig import Rig, Session, Spoken
 
 from ogen import shipped
 

@@ -6,14 +6,13 @@ import contextlib
 import itertools
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster import Project, ask
+from cluster import Commands, ask
 from faults import STEPS, Cell, Row, before_flip
 from holds import Holds
 from lab import Lab
@@ -40,23 +39,8 @@ useradd --system --create-home --home-dir /usr/share/ollama --shell /bin/false o
 install -d -o ollama -g ollama /var/lib/ollama /var/lib/ollama/models /var/lib/ollama/models/blobs
 """
 RECOVERED = 60.0  # seconds: a host that nobody looks at must be whole by then
-QUICK = [sys.executable, str(Path(__file__).with_name("quick_ogen.py"))]
 
 Session = subprocess.Popen[str]
-
-
-@dataclass
-class Commands(Project):
-    """`ogen` with less patience; `variables` go into its environment."""
-
-    variables: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {**super().env, **self.variables}
-
-    def command(self, *args: str) -> list[str]:
-        return [*QUICK, args[0], str(self.inventory), *args[1:]]
 
 
 @dataclass

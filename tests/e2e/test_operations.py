@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
-from cluster import Answers, Project, ask, load
+from cluster import Answers, Commands, Project, ask, load
 from lab import lab
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(600)]
@@ -42,7 +42,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Two boxes with two cards each, both of them balancers too; the tests below leave them serving."""
     with lab("operate") as made:
         made.up("left", "right", gpus="24576,24576", ollama=True)
-        project = Project(made, tmp_path_factory.mktemp("project"), boxes=("left", "right"))
+        project = Commands(made, tmp_path_factory.mktemp("project"), boxes=("left", "right"))
         secrets = project.folder / "secrets"
         secrets.mkdir()
         (secrets / "keys.yaml").write_text(f"operator: {KEY}\n")
@@ -67,7 +67,16 @@ def serves(project: Project, instances: int = 4) -> None:
     for where in (url(project), url(project, "right"), url(project, "left", 8082)):
         answers = load(where, 6 * instances)
         assert not answers.failed, where
-        assert len(answers.served) == instances, where
+        assert len(answers.served) == instances, f"{where}: {answers.served}\n{kept_away(project)}"
+
+
+def kept_away(project: Project) -> str:
+    """What the balancers have down, and why."""
+    script = (
+        "cat /run/ogen/leases.json; curl -s --unix-socket /run/ogen-balancer-api/release.sock http://x/down;"
+        "journalctl -u ogen-leases -u ogen-balancer-api -o short-precise --no-pager | tail -20"
+    )
+    return "\n".join(f"{box}: {project.lab.sh(box, script, check=False)}" for box in ("left", "right"))
 
 
 def meanwhile(project: Project, work: Callable[[], object]) -> Answers:

@@ -141,6 +141,38 @@ def test_a_server_that_nobody_lists_any_more_is_forgotten(script: ModuleType, tm
     assert watch.down == set()
 
 
+def test_an_nginx_that_came_up_with_what_was_down_before_is_told_again(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was starting when the lease ended: it had read its file, and could not be asked yet."""
+    folder = tmp_path / "run/ogen-balancer-api"
+    folder.mkdir()
+    (folder / "members.json").write_text(
+        json.dumps({"unit": "x.service", "servers": {"192.0.2.11:11434": ["chat"]}})
+    )
+    (folder / "release.conf").write_text(CONF)
+    said, told = ["192.0.2.11:11434"], []
+
+    def hup(command: list[str], **_: object) -> None:
+        told.append(command)
+        said[0] = "none"
+
+    monkeypatch.setattr(script, "PACE", 0.0)
+    monkeypatch.setattr(script, "running", lambda name: False)
+    monkeypatch.setattr(script, "answer", lambda name: said[0])
+    monkeypatch.setattr(script.subprocess, "run", hup)
+    watch = script.Watch()
+    watch.step()
+    assert watch.taken == {"api": set()}
+    monkeypatch.setattr(script, "running", lambda name: True)
+    monkeypatch.setattr(script, "CHECK", 0.0)
+    watch.step()
+    assert len(told) == 1
+    assert watch.taken == {"api": set()}
+    watch.step()
+    assert len(told) == 1
+
+
 def test_damaged_leases_are_none(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "run/ogen/leases/a.json").write_text("{")
     (tmp_path / "run/ogen/leases/b.json").write_text("[1]")

@@ -196,7 +196,7 @@ def test_root_is_probed_everywhere_before_the_first_batch(boxes: Boxes, tmp_path
     boxes.errors = {"f": [BecomeError("no", host="f")]}
     events = run(tmp_path, [host(name) for name in "abcdef"], SERIAL)[0]
     assert events.index("f connect no") < events.index("a done changed")
-    assert events[-1] == "f done no"
+    assert events[-1] == "f done failed: no"
 
 
 def test_ctrl_c_starts_no_other_host(boxes: Boxes, tmp_path: Path) -> None:

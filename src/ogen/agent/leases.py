@@ -58,8 +58,13 @@ def end(host: Host, identities: Sequence[str], wait: float) -> List[str]:
         servers |= set(_read(host, name).get("servers") or ())
         host.disk.remove(name, sync=False)
     mine = servers - _leased(host)
-    _wait(host, lambda state: not mine & set(state.get("down") or ()), wait)
-    return sorted(mine & set(_state(host).get("down") or ()))
+    _wait(host, lambda state: not mine & _down(host, state), wait)
+    return sorted(mine & _down(host, _state(host)))
+
+
+def _down(host: Host, state: Dict[str, Any]) -> Set[str]:
+    """What is to be kept away, and what a balancer that runs here still has down."""
+    return set(state.get("down") or ()).union(*_balancers(host, state))
 
 
 def unlease(session: Session, message: Message, data: bytes) -> None:

@@ -120,6 +120,7 @@ def _values(entry: Entry, host: str, folder: str) -> dict[str, Any]:
         "name": balancer.name,
         "host": host,
         "id": ident,
+        "own": own,
         "routing": balancer.routing,
         "router": router,
         "enforced": router and (options.allow is not None or options.max_context is not None),
