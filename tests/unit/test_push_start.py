@@ -12,8 +12,9 @@ HEAVY = (
     "rich",
     "invoke",
     "asyncio",
+    "email",
     "ogen.render",
-    "ogen.plan.planner",
+    "ogen.plan",
     "ogen.fit",
 )
 
@@ -30,3 +31,13 @@ def test_push_alone_does_not_import_paramiko() -> None:
     program = "import sys, ogen.push; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "paramiko" not in set(done.stdout.split())
+
+
+def test_paramiko_still_knows_its_version() -> None:
+    """And whoever asks importlib.metadata later gets the real one."""
+    program = (
+        "from ogen.push.lean import paramiko; from importlib import metadata\n"
+        "assert paramiko.__version__ == metadata.version('paramiko')\n"
+        "assert metadata.version('ogen')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
