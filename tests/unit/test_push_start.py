@@ -38,6 +38,6 @@ def test_paramiko_still_knows_its_version() -> None:
     program = (
         "from ogen.push.lean import paramiko; from importlib import metadata\n"
         "assert paramiko.__version__ == metadata.version('paramiko')\n"
-        "assert metadata.version('ogen')"
+        "assert metadata.version('click')"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
