@@ -8,6 +8,10 @@ left out of the command line: click, loading and validating an inventory, planni
 
 from __future__ import annotations
 
+import gc
+
+gc.set_threshold(100_000)  # as ogen.cli.main does, before it imports anything
+
 import json
 import sys
 from pathlib import Path
