@@ -150,3 +150,10 @@ def test_a_missing_ollama_has_advice() -> None:
     with pytest.raises(AgentError) as caught:
         librarian.start(Bare(), "[Service]\nExecStart=/usr/local/bin/ollama serve\n")  # type: ignore[arg-type]
     assert "install Ollama" in str(caught.value.hint)
+
+
+def test_a_host_that_was_not_provisioned_is_told_so() -> None:
+    text = "[Service]\nUser=nobody-of-that-name\nExecStart=/usr/local/bin/ollama serve\n"
+    with pytest.raises(AgentError, match="there is no user 'nobody-of-that-name'") as raised:
+        librarian.start(object(), text)  # type: ignore[arg-type]
+    assert raised.value.hint == "run `ogen provision` first"

@@ -11,8 +11,8 @@ import json
 import os
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
+from . import disk, store
 from . import machine as tools
-from . import store
 from .errors import AgentError
 from .machine import Machine
 
@@ -215,12 +215,14 @@ def _await(machine: Machine, port: int, seconds: float = 30.0) -> None:
     end = machine.now() + seconds
     while machine.ask(port, "GET", "/api/version", timeout=2.0).status != 200:
         if machine.now() > end:
-            log = machine.run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", "20", "-u", UNIT]).lines
-            raise AgentError("the librarian does not answer on port %d" % port, log=log)
+            raise AgentError("the librarian does not answer on port %d" % port, log=_log(machine))
         machine.wait(0.1)
 
 
 def start(machine: Machine, unit_text: str) -> None:
+    for line in unit_text.splitlines():
+        if line.startswith("User="):  # systemd would say nothing but that it fails
+            disk.uid(line.partition("=")[2])
     units = [UNIT + ".service", GUARD + ".service"]
     machine.run(["systemctl", "stop", *units])
     machine.run(["systemctl", "reset-failed", *units])
@@ -231,7 +233,13 @@ def start(machine: Machine, unit_text: str) -> None:
         hint = None
         if "Failed to find executable" in done.text:
             hint = "install Ollama there, or say where it is: ollama: {binary: /path/of/ollama}"
-        raise AgentError("the librarian does not start: %s" % done.text.strip(), hint)
+        raise AgentError(
+            "the librarian does not start: %s" % (done.text.strip() or "see its log"), hint, _log(machine)
+        )
+
+
+def _log(machine: Machine) -> List[str]:
+    return machine.run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", "20", "-u", UNIT]).lines
 
 
 def transient(unit_text: str) -> List[str]:

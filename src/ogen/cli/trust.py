@@ -115,7 +115,11 @@ def _report(looked: Sequence[Looked], found: Sequence[Shown], pinned: set[str], 
     else:
         for error in errors:
             console.tell(failure.as_text(error))
-    pending = [Exit.CHANGES] if any(o.state == "new" and o.line not in pinned for o in found) else []
+    left = sum(o.state == "new" and o.line not in pinned for o in found)
+    if left and shape == "text":
+        how = "compare the fingerprints with the hosts' own, then run it at a terminal, or with --yes"
+        console.say(f"{console.count(left, 'new key')} not pinned: {how}")
+    pending = [Exit.CHANGES] if left else []
     return worst([*(error.exit_code for error in errors), *pending])
 
 
