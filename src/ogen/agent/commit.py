@@ -331,9 +331,13 @@ class Transaction:
         name = self.first["from"]
         if self.host.store.current != name:
             raise AgentError("current names %s, not %s" % (self.host.store.current, name))
-        for path, target in self.host.store.links(name).items():
+        links = self.host.store.links(name)
+        for path, target in links.items():
             if self.host.disk.link(path) != target:
                 raise AgentError("%s does not lead to the release" % path)
+        for path, target in self.first["add"].items():
+            if path not in links and self.host.disk.link(path) == target:
+                raise AgentError("%s of the other release is still there" % path)
         damage = set(self.host.store.damage(name)) - set(self.first["edited"]) if name else set()
         if damage:
             raise AgentError("files of the release have changed: %s" % ", ".join(sorted(damage)))
