@@ -38,6 +38,12 @@ systemctl -q disable --now nginx
 useradd --system --create-home --home-dir /usr/share/ollama --shell /bin/false ollama
 install -d -o ollama -g ollama /var/lib/ollama /var/lib/ollama/models /var/lib/ollama/models/blobs
 """
+KEPT_AWAY = """
+cat /run/ogen/leases.json; ls -l /run/ogen/leases
+curl -s --unix-socket /run/ogen-balancer-api/release.sock http://x/down
+grep 'server 127' /run/ogen-balancer-api/nginx.conf
+journalctl -u ogen-leases -u ogen-balancer-api -u ogen-tx -o short-precise --no-pager | tail -40
+"""
 RECOVERED = 60.0  # seconds: a host that nobody looks at must be whole by then
 
 Session = subprocess.Popen[str]
@@ -110,6 +116,7 @@ class Rig:
         try:
             return self._run(cell)
         except BaseException:
+            print(self.sh(KEPT_AWAY, check=False), flush=True)
             self.holds.go()
             self.change()
             self.project.ogen("apply", "--yes", code=None)  # so that the next cell has a box that serves

@@ -25,6 +25,7 @@ BOXES = [f"box{number}" for number in range(int(os.environ.get("OGEN_FAULTS_BOXE
 boxes = (pytest.mark.boxes, pytest.mark.timeout(5400))
 
 Ends = dict[str, Row | BaseException]
+FOUND: Ends = {}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def ends(request: pytest.FixtureRequest, rigs: Sequence[Rig]) -> Ends:
     todo: queue.SimpleQueue[Cell] = queue.SimpleQueue()
     for cell in by_turns([c for c in CELLS if f"test_a_fault_at_a_step[{ident(c)}]" in wanted]):
         todo.put(cell)
-    found: Ends = {}
+    found = FOUND
 
     def work(rig: Rig) -> None:
         while True:
@@ -100,12 +101,10 @@ def test_a_fault_at_a_step(cell: Cell, ends: Ends) -> None:
 
 # -------------------------------------------------------------------------------------- the table
 @pytest.fixture(scope="module", autouse=True)
-def table(request: pytest.FixtureRequest) -> Iterator[None]:
+def table() -> Iterator[None]:
     yield
-    if not os.environ.get("OGEN_FAULTS"):
-        return
-    found = request.getfixturevalue("ends")
-    TABLE.write_text(document([row for row in found.values() if isinstance(row, Row)]))
+    if os.environ.get("OGEN_FAULTS"):
+        TABLE.write_text(document([row for row in FOUND.values() if isinstance(row, Row)]))
 
 
 def test_the_table_holds_every_cell() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ogen.errors import ConnectError, HostError, RolledBack
 from ogen.inventory.model import Host, Ollama
 from ogen.push import leases as leasing
-from ogen.push.leases import Leases, Member, Pools, admissible
+from ogen.push.leases import Lease, Leases, Member, Pools, admissible
 from ogen.push.results import Options
 
 MEMBERS = [(f"gpu{h}", f"gpu{i}") for h in range(3) for i in range(2)]
@@ -51,6 +51,7 @@ class Edge:
         self.host = host
         self.told: list[tuple[str, tuple[str, ...]]] = []
         self.away: set[str] = set()
+        self.listing: list[Lease] = []
         self.closed = False
 
     def lease(self, servers: Mapping[str, str], seconds: float = 60.0) -> None:
@@ -58,8 +59,14 @@ class Edge:
             raise ConnectError("no route", host=self.host.name)
         self.told.append(("lease", tuple(servers.values())))
 
+    def listed(self) -> list[Lease]:
+        return self.listing
+
     def unlease(self, servers: Mapping[str, str], wait: float, strict: bool = False) -> set[str]:
-        self.told.append(("unlease", tuple(servers.values())))
+        self.listing = [one for one in self.listing if one.id not in servers]
+        if not servers:
+            return set()
+        self.told.append(("unlease", tuple(server or name for name, server in servers.items())))
         return self.away & set(servers.values())
 
     def close(self) -> None:
@@ -126,6 +133,40 @@ def test_what_is_not_asked_for_again_is_proven(made: Leases) -> None:
         assert told(made)[1:] == [("unlease", ("192.0.2.11:11434",)), ("lease", ("192.0.2.11:11435",))]
         ask(made, "one", BOTH[1:])  # once more: it took long to become idle
         assert told(made)[-1] == ("lease", ("192.0.2.11:11435",))
+
+
+def listing(made: Leases, *leases: Lease) -> None:
+    edge = made.edges[0]
+    assert isinstance(edge, Edge)
+    edge.listing = list(leases)
+
+
+def test_what_is_drained_by_hand_does_not_serve(made: Leases) -> None:
+    """Of four two may be away: one is by hand, so one more goes; the last but these waits for nobody."""
+    by_hand = [Lease("drain", name, 3600, "somebody") for name in ("two.gpu0", "two.gpu1")]
+    listing(made, by_hand[0])
+    with made.held_for("one"):
+        assert ask(made, "one") == ["gpu0"]
+    listing(made, *by_hand)
+    with made.held_for("one"):
+        answer = made.grant("one", BOTH, "restart", lambda: None)
+    assert "two/gpu1 is drained by somebody" in answer["refused"]
+    assert "ogen undrain" in answer["hint"]
+
+
+def test_leases_that_a_dead_rollout_left_behind_are_ended_first(made: Leases) -> None:
+    """Who asks has the host's lock, so nobody else is at work there."""
+    listing(made, Lease("0123abcd", "one.gpu1", 50, "a"), Lease("0123abcd", "two.gpu0", 50, "a"))
+    with made.held_for("one"):
+        assert ask(made, "one") == ["gpu0"]
+    assert told(made)[:2] == [("unlease", ("0123abcd.one.gpu1",)), ("lease", ("192.0.2.11:11434",))]
+
+
+def test_another_rollout_is_waited_for(made: Leases) -> None:
+    listing(made, *(Lease("0123abcd", f"two.gpu{number}", 50, "another") for number in range(2)))
+    threading.Timer(0.5, listing, (made,)).start()
+    with made.held_for("one"):
+        assert ask(made, "one") == ["gpu0", "gpu1"]
 
 
 def test_nobody_else_serves(made: Leases) -> None:

@@ -155,8 +155,13 @@ def _aborted(host: Host, first: Dict[str, Any], error: Exception) -> AgentError:
         transaction.abort(host, first, str(error))
         leftover.collect(host)
     except (AgentError, OSError) as worse:
-        text = "aborted before the commit (%s), but what was staged is still there: %s"
-        return AgentError(text % (error, worse), "what runs has not changed; the next apply cleans up", log)
+        worse = disk_failed(worse) if isinstance(worse, OSError) else worse
+        text = "aborted before the commit (%s), but what was staged is still there: %s" % (
+            error,
+            worse.message,
+        )
+        mend = (worse.hint or "apply again") + "; what runs has not changed, and the next apply cleans up"
+        return AgentError(text, mend, log)
     return AgentError("aborted before the commit, nothing has changed: %s" % error, hint, log)
 
 

@@ -229,7 +229,8 @@ class Transaction:
             audit(self.host, self.first, result, self.host.machine.now() - self.started)
             self.record("END", how="applied")
         except (AgentError, OSError) as error:
-            why = "the release is in force and proven, but its end could not be written: %s" % error
+            cause = disk_failed(error) if isinstance(error, OSError) else error
+            why = "the release is in force and proven, but its end could not be written: %s" % cause.message
             return self.alarm(AgentError(why, alarm.UNFINISHED), error)
         return result
 

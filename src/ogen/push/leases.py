@@ -29,6 +29,7 @@ LEASE = 60.0  # seconds that a lease lasts
 RENEWED = 20.0  # seconds between renewals
 GRANTED = 30.0  # seconds that a grant may be used: the lease is sure to last longer
 BEAT = 15.0  # seconds between two words to a host that waits
+BY_HAND = "drain"  # how the id of a person's lease begins; that of a rollout's begins with its number
 BACK = 30.0  # seconds in which a proven instance must be back at the balancers
 
 Member = tuple[str, str]  # host, instance
@@ -99,6 +100,20 @@ def _keeps(
     return left >= 1 and down <= max(1, int(len(members) * share))
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One that is in force at a balancer host; `run` is a rollout's number, or BY_HAND."""
+
+    run: str
+    name: str  # host.instance
+    left: float  # seconds
+    who: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.run}.{self.name}"
+
+
 @dataclass
 class Leases:
     """The leases of one run. Thread-safe: hosts ask from threads of their own."""
@@ -115,6 +130,7 @@ class Leases:
 
     def __post_init__(self) -> None:
         self.run = secrets.token_hex(4)
+        self.seen: set[str] = set()  # hosts whose leases of a rollout before this one were ended
         self.changed = threading.Condition(threading.RLock())
         self.edges = [Edge(host, self.options) for host in self.pools.edges]
         self.ended = threading.Event()
@@ -159,10 +175,11 @@ class Leases:
         What the host was granted before and does not ask for again is proven: its lease ends first.
         """
         ports = {(host, name): port for name, port in instances}
+        self._end_orphans(host, beat)
         self.end([m for m in self._of(host) if m not in ports], beat)
-        chosen = self._wait(host, ports, why, beat)
+        chosen, others = self._wait(host, ports, why, beat)
         if not chosen:
-            return {"op": "grant", **self._refusal(list(ports))}
+            return {"op": "grant", **self._refusal(list(ports), others)}
         try:
             self._take(chosen, ports)
         except HostError as error:
@@ -177,20 +194,51 @@ class Leases:
         with self.changed:
             return [member for member in self.held if member[0] == host]
 
-    def _wait(self, host: str, ports: Mapping[Member, int], why: str, beat: Beat) -> list[Member]:
-        """Members that are marked as leased now; none when no other host's work can change the answer."""
+    # ------------------------------------------------------------------------- leases of others
+    def others(self) -> dict[Member, Lease]:
+        """Members that balancers are kept away from by somebody else: a drain by hand, another rollout."""
+        everyone = {f"{m[0]}.{m[1]}": m for members in self.pools.members.values() for m in members}
+        found: dict[Member, Lease] = {}
+        for lease in (lease for told in self._each(lambda edge: edge.listed()) for lease in told):
+            member = everyone.get(lease.name)
+            if member is None or lease.run == self.run:
+                continue
+            if member not in found or lease.left > found[member].left:
+                found[member] = lease
+        return found
+
+    def _end_orphans(self, host: str, beat: Beat) -> None:
+        """This host's lock is ours, so a rollout that left leases of its instances behind is dead."""
+        if host in self.seen:
+            return
+        self.seen.add(host)
+        beat()
+        self._each(lambda edge: edge.unlease({lease.id: "" for lease in self._orphans(edge, host)}, BACK))
+
+    def _orphans(self, edge: Edge, host: str) -> list[Lease]:
+        names = {f"{m[0]}.{m[1]}" for members in self.pools.members.values() for m in members if m[0] == host}
+        return [one for one in edge.listed() if one.name in names and one.run not in (self.run, BY_HAND)]
+
+    def _wait(
+        self, host: str, ports: Mapping[Member, int], why: str, beat: Beat
+    ) -> tuple[list[Member], Mapping[Member, Lease]]:
+        """Members that are marked as leased now; none when nobody else's work can change the answer. And
+        what others keep away."""
         said = time.monotonic()
+        end = said + self.options.drain
         with self.changed:
             self.waiting.add(host)
             self.changed.notify_all()
         try:
             while True:
+                others = self.others()
+                soon = any(o.left <= LEASE for o in others.values()) and time.monotonic() < end
                 with self.changed:
                     mine = [m for m in ports if m in self.held]  # asked for again: the lease is renewed
-                    chosen = mine or self._admissible(list(ports), why)
+                    chosen = mine or self._admissible(list(ports), why, others)
                     self.held.update({m: ports[m] for m in chosen})
-                    if chosen or not self.working - self.waiting:
-                        return chosen
+                    if chosen or not (self.working - self.waiting or soon):
+                        return chosen, others
                     self.changed.wait(1.0)
                 if time.monotonic() - said > BEAT:
                     said = time.monotonic()
@@ -199,19 +247,22 @@ class Leases:
             with self.changed:
                 self.waiting.discard(host)
 
-    def _admissible(self, wanted: list[Member], why: str) -> list[Member]:
+    def _admissible(self, wanted: list[Member], why: str, others: Collection[Member]) -> list[Member]:
         if why == "stop" or self.outage:  # nobody lists what is stopped, or it is wanted so
             return wanted
         serving = set(self.serving()) - set(self.lost)
-        return admissible(self.pools, wanted, serving, self.held)
+        return admissible(self.pools, wanted, serving, {*self.held, *others})
 
-    def _refusal(self, wanted: Sequence[Member]) -> dict[str, str]:
+    def _refusal(self, wanted: Sequence[Member], others: Mapping[Member, Lease]) -> dict[str, str]:
         names = ", ".join(f"{host}/{instance}" for host, instance in wanted)
         lost = "".join(f"; {why}" for why in self.lost.values())
         hint = "bring another one of its pool into service, or consent: rollout.allow_outage: true"
         if lost:  # consent is no remedy for an instance that does not come back
             hint = "see why it does not answer there (ogen doctor, ogen logs), then apply again"
-        return {"refused": f"no other instance would serve while {names} is down{lost}", "hint": hint}
+        away = "".join(f"; {'/'.join(m)} is drained by {one.who}" for m, one in sorted(others.items()))
+        if away:
+            hint = "`ogen undrain` it, then apply again"
+        return {"refused": f"no other instance would serve while {names} is down{lost}{away}", "hint": hint}
 
     def _take(self, chosen: Sequence[Member], ports: Mapping[Member, int]) -> None:
         if not self.renewer.is_alive() and not self.ended.is_set():
@@ -333,6 +384,16 @@ class Edge:
         """The leases that are in force here."""
         with self.lock:
             return {str(lease["id"]) for lease in self._open().leases()["leases"]}
+
+    def listed(self) -> list[Lease]:
+        """The same, whole; none from a host that is gone, since what takes a lease there says so."""
+        with self.lock:
+            try:
+                told = self._open().leases()["leases"]
+            except HostError:
+                return []
+        parts = [(str(one["id"]).partition("."), one) for one in told]
+        return [Lease(run, name, float(one["left"]), str(one["who"])) for (run, _, name), one in parts]
 
     def _open(self) -> Contact:
         if self.contact is None:

@@ -10,7 +10,7 @@ from ..errors import HostError, RemoteError
 from ..inventory.model import Host
 from ..release.model import Release
 from .contact import Contact, contact
-from .leases import Edge, Leases, Member, Pools, admissible
+from .leases import BY_HAND, Edge, Leases, Member, Pools, admissible
 from .results import Comparison, Event, HostResult, OnEvent, Options, ignore
 from .rollout import each, failure
 
@@ -28,7 +28,7 @@ class Drained:
 
 def lease_name(member: Member) -> str:
     """A person's lease of an instance, the same for whoever takes or ends it."""
-    return f"drain.{member[0]}.{member[1]}"
+    return f"{BY_HAND}.{member[0]}.{member[1]}"
 
 
 # ------------------------------------------------------------------------------------ drain, undrain
