@@ -10,7 +10,7 @@ from .disk import Disk
 from .transaction import Host
 
 PATH = "/etc/ogen/stuck"
-UNFINISHED = "make /etc/ogen writable and free some space, then apply again: that ends it"
+UNFINISHED = "make /etc/ogen writable and free some space or inodes, then apply again: that ends it"
 _MEND = "ogen: mend what this says, then apply again; or, when all is well, remove this file (%s)" % PATH
 
 

@@ -344,7 +344,8 @@ class Transaction:
             raise AgentError("files of the release have changed: %s" % ", ".join(sorted(damage)))
 
     def stuck(self, error: AgentError, worse: Exception) -> Result:
-        message = "%s; and the previous release could not be proven: %s" % (error.message, worse)
+        cause = disk_failed(worse).message if isinstance(worse, OSError) else worse
+        message = "%s; and the previous release could not be proven: %s" % (error.message, cause)
         log = list(error.log) + list(getattr(worse, "log", ()))
         hint = "; ".join(hint for hint in (error.hint, _STUCK) if hint)
         result = self.alarm(AgentError(message, hint, log), worse)
