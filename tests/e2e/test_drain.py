@@ -189,8 +189,8 @@ def test_the_last_instance_is_not_drained(rolling: Project) -> None:
 
 
 def test_what_does_not_come_back_is_found(rolling: Project) -> None:
+    rolling.lab.sh("two", "systemctl stop ogen-ollama-gpu1")  # first: else it may be back by then
     rolling.ogen("drain", "two/gpu1", "--for", "3s")
-    rolling.lab.sh("two", "systemctl stop ogen-ollama-gpu1")
     time.sleep(5)
     found = json.loads(rolling.ogen("doctor", "--format", "json", code=2).stdout)["findings"]
     assert any(f["kind"] == "not-back" and "two/gpu1" in f["what"] for f in found)
