@@ -13,14 +13,13 @@ from pathlib import Path
 
 from cluster import OGEN, Commands
 from faults import STEPS
-from rig import Rig, Session, Spoken
+from rig import SECOND, Rig, Session, Spoken
 
 from ogen import shipped
 
 #: What it does to an apply; returns apply's exit code and all that it said.
 Alone = Callable[[Rig], tuple[int, str]]
 ALONE: dict[str, Alone] = {}
-SECOND = "/etc/testbed/ollama.d/11435.fault"  # of the second card's instance
 
 
 def alone(name: str) -> Callable[[Alone], Alone]:

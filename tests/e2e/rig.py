@@ -38,6 +38,7 @@ systemctl -q disable --now nginx
 useradd --system --create-home --home-dir /usr/share/ollama --shell /bin/false ollama
 install -d -o ollama -g ollama /var/lib/ollama /var/lib/ollama/models /var/lib/ollama/models/blobs
 """
+SECOND = "/etc/testbed/ollama.d/11435.fault"  # of the second card's instance
 KEPT_AWAY = """
 cat /run/ogen/leases.json; ls -l /run/ogen/leases
 curl -s --unix-socket /run/ogen-balancer-api/release.sock http://x/down

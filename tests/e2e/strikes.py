@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from faults import Cell
-from rig import Rig, Session
+from rig import SECOND, Rig, Session
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ def fault(name: str) -> Callable[[Callable[[Strike], None]], Callable[[Strike], 
 def breaking(rig: Rig, cell: Cell) -> Iterator[None]:
     """For the step `revert`: the new release can't be proven."""
     if cell.step == "revert":
-        rig.lab.write(rig.box, "/etc/testbed/ollama.d/11435.fault", "oom")
+        rig.lab.write(rig.box, SECOND, "oom")
     try:
         yield
     finally:
-        rig.sh("rm -f /etc/testbed/ollama.d/11435.fault", check=False)
+        rig.sh(f"rm -f {SECOND}", check=False)
 
 
 def mend(rig: Rig, cell: Cell) -> None:
     """What broke the new release must not break the old one."""
     if cell.step == "revert":
-        rig.sh("rm -f /etc/testbed/ollama.d/11435.fault")
+        rig.sh(f"rm -f {SECOND}")
 
 
 @fault("controller")
@@ -174,28 +174,24 @@ def small_disk(rig: Rig) -> Iterator[None]:
         rig.sh("find /etc/ogen -mindepth 1 -delete && cp -a /run/kept/. /etc/ogen && rm -rf /run/kept")
 
 
-@healed("disk full")
-def full(rig: Rig) -> Iterator[Struck]:
-    def strike(at: Strike) -> None:
-        rig.sh("head -c 1G /dev/zero >/etc/ogen/fill 2>/dev/null", check=False)
-        waits_for_the_end(at)
-        rig.sh("rm -f /etc/ogen/fill")
+def filled(command: str) -> Callable[[Rig], Iterator[Struck]]:
+    """`command` makes /etc/ogen/fill as large as the disk."""
 
-    with small_disk(rig):
-        yield strike
+    def made(rig: Rig) -> Iterator[Struck]:
+        def strike(at: Strike) -> None:
+            rig.sh(f"{command} 2>/dev/null", check=False)
+            waits_for_the_end(at)
+            rig.sh("rm -rf /etc/ogen/fill")
+
+        with small_disk(rig):
+            yield strike
+
+    return made
 
 
-@healed("no inodes")
-def no_inodes(rig: Rig) -> Iterator[Struck]:
-    make = "import os;os.mkdir('/etc/ogen/fill')\nfor n in range(9999):open('/etc/ogen/fill/%d' % n, 'w')"
-
-    def strike(at: Strike) -> None:
-        rig.sh(f'python3 -S -c "{make}" 2>/dev/null', check=False)
-        waits_for_the_end(at)
-        rig.sh("rm -rf /etc/ogen/fill")
-
-    with small_disk(rig):
-        yield strike
+_MANY = "import os;os.mkdir('/etc/ogen/fill')\nfor n in range(9999):open('/etc/ogen/fill/%d' % n, 'w')"
+healed("disk full")(filled("head -c 1G /dev/zero >/etc/ogen/fill"))
+healed("no inodes")(filled(f'python3 -S -c "{_MANY}"'))
 
 
 @healed("read-only")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import pytest
 from hypothesis import given
@@ -62,12 +62,13 @@ class Edge:
     def listed(self) -> list[Lease]:
         return self.listing
 
-    def unlease(self, servers: Mapping[str, str], wait: float, strict: bool = False) -> set[str]:
-        self.listing = [one for one in self.listing if one.id not in servers]
-        if not servers:
+    def unlease(self, names: Collection[str], wait: float, strict: bool = False) -> set[str]:
+        self.listing = [one for one in self.listing if one.id not in names]
+        if not names:
             return set()
-        self.told.append(("unlease", tuple(server or name for name, server in servers.items())))
-        return self.away & set(servers.values())
+        servers = tuple(names.values()) if isinstance(names, Mapping) else tuple(names)
+        self.told.append(("unlease", servers))
+        return self.away & set(servers)
 
     def close(self) -> None:
         self.closed = True

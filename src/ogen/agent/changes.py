@@ -11,7 +11,7 @@ import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import alarm, frames, gate, leftover, links, owner, recovery, stage, store, transaction
-from .errors import AgentError, disk_failed
+from .errors import AgentError, plainly
 from .frames import Message
 from .session import Session
 from .transaction import Host, Locks, Request
@@ -149,18 +149,16 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
 
 
 def _aborted(host: Host, first: Dict[str, Any], error: Exception) -> AgentError:
-    error = disk_failed(error) if isinstance(error, OSError) else error
+    error = plainly(error)
     hint, log = getattr(error, "hint", None) or "apply again", getattr(error, "log", ())
     try:
         transaction.abort(host, first, str(error))
         leftover.collect(host)
     except (AgentError, OSError) as worse:
-        worse = disk_failed(worse) if isinstance(worse, OSError) else worse
-        text = "aborted before the commit (%s), but what was staged is still there: %s" % (
-            error,
-            worse.message,
-        )
-        mend = (worse.hint or "apply again") + "; what runs has not changed, and the next apply cleans up"
+        cause = plainly(worse)
+        text = "aborted before the commit (%s), but what was staged is still there: %s" % (error, cause)
+        mend = getattr(cause, "hint", None) or "apply again"
+        mend += "; what runs has not changed, and the next apply cleans up"
         return AgentError(text, mend, log)
     return AgentError("aborted before the commit, nothing has changed: %s" % error, hint, log)
 

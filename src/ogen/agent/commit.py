@@ -6,7 +6,7 @@ import contextlib
 from typing import Any, Dict, Iterator, List, Optional
 
 from . import alarm, gate, leases, prove, store, systemd
-from .errors import AgentError, disk_failed
+from .errors import AgentError, disk_failed, plainly
 from .gate import Gate, Lost, Say
 from .journal import Record
 from .links import add_links, drop_links, late
@@ -229,8 +229,7 @@ class Transaction:
             audit(self.host, self.first, result, self.host.machine.now() - self.started)
             self.record("END", how="applied")
         except (AgentError, OSError) as error:
-            cause = disk_failed(error) if isinstance(error, OSError) else error
-            why = "the release is in force and proven, but its end could not be written: %s" % cause.message
+            why = "the release is in force and proven, but its end could not be written: %s" % plainly(error)
             return self.alarm(AgentError(why, alarm.UNFINISHED), error)
         return result
 
@@ -344,8 +343,7 @@ class Transaction:
             raise AgentError("files of the release have changed: %s" % ", ".join(sorted(damage)))
 
     def stuck(self, error: AgentError, worse: Exception) -> Result:
-        cause = disk_failed(worse).message if isinstance(worse, OSError) else worse
-        message = "%s; and the previous release could not be proven: %s" % (error.message, cause)
+        message = "%s; and the previous release could not be proven: %s" % (error.message, plainly(worse))
         log = list(error.log) + list(getattr(worse, "log", ()))
         hint = "; ".join(hint for hint in (error.hint, _STUCK) if hint)
         result = self.alarm(AgentError(message, hint, log), worse)

@@ -60,3 +60,8 @@ def disk_failed(error: OSError) -> AgentError:
     where = "%s: " % error.filename if isinstance(error.filename, str) else ""
     why = (error.strerror or str(error)).lower()
     return AgentError("the host's disk failed: %s%s" % (where, why), _MEND.get(error.errno or 0))
+
+
+def plainly(error: Exception) -> Exception:
+    """What the system refused, as `disk_failed` tells it; anything else as it is."""
+    return disk_failed(error) if isinstance(error, OSError) else error

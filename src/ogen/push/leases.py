@@ -13,26 +13,24 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, RolledBack
 from ..inventory.model import Host
-from .contact import Ask, Contact, contact
+from .contact import Ask
+from .edges import BY_HAND, LEASE, Edge, Lease, Member, lease_id, name_of
 from .results import Event, OnEvent, Options, ignore
 
 if TYPE_CHECKING:
     from ..plan.model import Plan
 
-LEASE = 60.0  # seconds that a lease lasts
 RENEWED = 20.0  # seconds between renewals
 GRANTED = 30.0  # seconds that a grant may be used: the lease is sure to last longer
 BEAT = 15.0  # seconds between two words to a host that waits
-BY_HAND = "drain"  # how the id of a person's lease begins; that of a rollout's begins with its number
 BACK = 30.0  # seconds in which a proven instance must be back at the balancers
 
-Member = tuple[str, str]  # host, instance
 Beat = Callable[[], None]
 Grant = Mapping[str, Any]
 
@@ -50,6 +48,10 @@ class Pools:
         from ..render.balancer import place  # with the planner and the templates
 
         return place("127.0.0.1" if edge == host else self.addresses.get(host, host), port)
+
+    @property
+    def everyone(self) -> frozenset[Member]:
+        return frozenset(m for members in self.members.values() for m in members)
 
     def of(self, member: Member) -> list[frozenset[Member]]:
         return [members for members in self.members.values() if member in members]
@@ -98,20 +100,6 @@ def _keeps(
     down = sum(1 for member in members if member in out)
     left = sum(1 for member in members if member not in out and member in serving)
     return left >= 1 and down <= max(1, int(len(members) * share))
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One that is in force at a balancer host; `run` is a rollout's number, or BY_HAND."""
-
-    run: str
-    name: str  # host.instance
-    left: float  # seconds
-    who: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.run}.{self.name}"
 
 
 @dataclass
@@ -197,7 +185,7 @@ class Leases:
     # ------------------------------------------------------------------------- leases of others
     def others(self) -> dict[Member, Lease]:
         """Members that balancers are kept away from by somebody else: a drain by hand, another rollout."""
-        everyone = {f"{m[0]}.{m[1]}": m for members in self.pools.members.values() for m in members}
+        everyone = {name_of(m): m for m in self.pools.everyone}
         found: dict[Member, Lease] = {}
         for lease in (lease for told in self._each(lambda edge: edge.listed()) for lease in told):
             member = everyone.get(lease.name)
@@ -213,10 +201,10 @@ class Leases:
             return
         self.seen.add(host)
         beat()
-        self._each(lambda edge: edge.unlease({lease.id: "" for lease in self._orphans(edge, host)}, BACK))
+        self._each(lambda edge: edge.unlease([one.id for one in self._orphans(edge, host)], BACK))
 
     def _orphans(self, edge: Edge, host: str) -> list[Lease]:
-        names = {f"{m[0]}.{m[1]}" for members in self.pools.members.values() for m in members if m[0] == host}
+        names = {name_of(m) for m in self.pools.everyone if m[0] == host}
         return [one for one in edge.listed() if one.name in names and one.run not in (self.run, BY_HAND)]
 
     def _wait(
@@ -274,8 +262,7 @@ class Leases:
     def _servers(self, edge: Edge, ports: Mapping[Member, int]) -> dict[str, str]:
         """Lease id → server, for one edge."""
         return {
-            f"{self.run}.{m[0]}.{m[1]}": self.pools.server(edge.host.name, m[0], port)
-            for m, port in ports.items()
+            lease_id(self.run, m): self.pools.server(edge.host.name, m[0], port) for m, port in ports.items()
         }
 
     def _each(self, work: Callable[[Edge], Any]) -> list[Any]:
@@ -349,58 +336,3 @@ class Grants:
 
 def _no_beat() -> None:
     pass
-
-
-class Edge:
-    """A balancer host, with a connection of its own for leases; opened when the first one is needed."""
-
-    def __init__(self, host: Host, options: Options) -> None:
-        self.host = host
-        self.options = options
-        self.lock = threading.Lock()
-        self.stack = ExitStack()
-        self.contact: Contact | None = None
-
-    def lease(self, servers: Mapping[str, str], seconds: float = LEASE) -> None:
-        """Takes or renews leases: id → server."""
-        with self.lock:
-            if servers:
-                self._open().lease(servers, seconds)
-
-    def unlease(self, servers: Mapping[str, str], wait: float, strict: bool = False) -> set[str]:
-        """Ends leases; the servers that are still down after `wait` seconds.
-
-        A host that is gone has none, since its leases end by themselves; an error if `strict`.
-        """
-        with self.lock:
-            try:
-                return set(self._open().unlease(servers, wait)) if servers else set()
-            except HostError:
-                if strict:
-                    raise
-                return set()
-
-    def names(self) -> set[str]:
-        """The leases that are in force here."""
-        with self.lock:
-            return {str(lease["id"]) for lease in self._open().leases()["leases"]}
-
-    def listed(self) -> list[Lease]:
-        """The same, whole; none from a host that is gone, since what takes a lease there says so."""
-        with self.lock:
-            try:
-                told = self._open().leases()["leases"]
-            except HostError:
-                return []
-        parts = [(str(one["id"]).partition("."), one) for one in told]
-        return [Lease(run, name, float(one["left"]), str(one["who"])) for (run, _, name), one in parts]
-
-    def _open(self) -> Contact:
-        if self.contact is None:
-            self.contact = self.stack.enter_context(contact(self.host, self.options))
-        return self.contact
-
-    def close(self) -> None:
-        with self.lock:
-            self.contact = None
-            self.stack.close()

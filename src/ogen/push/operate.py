@@ -10,7 +10,8 @@ from ..errors import HostError, RemoteError
 from ..inventory.model import Host
 from ..release.model import Release
 from .contact import Contact, contact
-from .leases import BY_HAND, Edge, Leases, Member, Pools, admissible
+from .edges import BY_HAND, Edge, Member, lease_id
+from .leases import Leases, Pools, admissible
 from .results import Comparison, Event, HostResult, OnEvent, Options, ignore
 from .rollout import each, failure
 
@@ -24,11 +25,6 @@ class Drained:
     member: Member
     busy: tuple[str, ...] = ()
     error: HostError | None = None
-
-
-def lease_name(member: Member) -> str:
-    """A person's lease of an instance, the same for whoever takes or ends it."""
-    return f"{BY_HAND}.{member[0]}.{member[1]}"
 
 
 # ------------------------------------------------------------------------------------ drain, undrain
@@ -57,9 +53,9 @@ def drain(
 
 def _refused(pools: Pools, edges: Sequence[Edge], ports: Mapping[Member, int]) -> dict[Member, HostError]:
     """Instances that are the last ones of a pool, beside those that are drained already."""
-    everyone = frozenset(m for members in pools.members.values() for m in members)
-    away = {m for m in everyone if any(lease_name(m) in edge.names() for edge in edges)}
-    fine = admissible(pools, [m for m in ports if m not in away], everyone, away, share=1.0)
+    taken = {one.id for edge in edges for one in edge.listed(strict=True)}
+    away = {m for m in pools.everyone if lease_id(BY_HAND, m) in taken}
+    fine = admissible(pools, [m for m in ports if m not in away], pools.everyone, away, share=1.0)
     return {
         m: RemoteError(
             f"{'/'.join(m)} is the last instance of its pool that serves",
@@ -72,7 +68,7 @@ def _refused(pools: Pools, edges: Sequence[Edge], ports: Mapping[Member, int]) -
 
 
 def _servers(pools: Pools, edge: Edge, ports: Mapping[Member, int]) -> dict[str, str]:
-    return {lease_name(m): pools.server(edge.host.name, m[0], port) for m, port in ports.items()}
+    return {lease_id(BY_HAND, m): pools.server(edge.host.name, m[0], port) for m, port in ports.items()}
 
 
 def _idle(hosts: Mapping[str, Host], one: tuple[Member, int], options: Options, on_event: OnEvent) -> Drained:

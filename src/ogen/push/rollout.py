@@ -146,9 +146,8 @@ class Rollout:
     def serving(self) -> frozenset[tuple[str, str]]:
         """Members of pools that serve now; those of hosts outside of this rollout are taken to."""
         ours = {t.host.name for t in self.targets}
-        everyone = frozenset(m for members in self.pools.members.values() for m in members)
         now = in_force(self.targets, self.seen, dict(self.results))
-        return frozenset({*now, *(m for m in everyone if m[0] not in ours)})
+        return frozenset({*now, *(m for m in self.pools.everyone if m[0] not in ours)})
 
     # ------------------------------------------------------------------------------ the first look
     def look(self, stack: ExitStack) -> None:
