@@ -34,6 +34,7 @@ PACE = 1.0  # seconds between two reloads of nginx, and between two probes
 CHECK = 3.0  # seconds between two looks at what nginx really has down
 SERVER = re.compile(r"^(\s*server\s+)(\S+:\d+)([^;\n]*);", re.MULTILINE)
 ANSWER = 'return 200 "none\\n";'  # the release's answer to GET /down
+GATES = 'ogen.start("none")'  # where a gate learns which servers' slots it can't count on
 
 
 # ------------------------------------------------------------------------------- configurations
@@ -41,7 +42,10 @@ def marked(text, down):
     """A configuration in which the servers of `down` are down."""
     text = SERVER.sub(lambda m: m[1] + m[2] + m[3] + (" down" if m[2] in down else "") + ";", text)
     listed = sorted(set(down) & set(servers(text)))
-    return text.replace(ANSWER, 'return 200 "%s\\n";' % " ".join(listed)) if listed else text
+    if listed:
+        text = text.replace(ANSWER, 'return 200 "%s\\n";' % " ".join(listed))
+        text = text.replace(GATES, 'ogen.start("%s")' % " ".join(listed))
+    return text
 
 
 def servers(text):

@@ -24,6 +24,7 @@ NODE = {
     "ogen_gpu": True,
     "ogen_balancer": False,
     "ogen_conf_d": False,
+    "ogen_gate": False,
     "ogen_user": "ollama",
     "ogen_group": "ollama",
     "ogen_models_dir": "/srv/models",
@@ -190,6 +191,12 @@ def test_provision_of_an_edge() -> None:
     (nginx,) = named(made, "nginx for the balancers")
     assert nginx.notify == ("Hold off the package's own nginx",)
     assert {step.module for step in made} == {"apt", "file", "systemd_service"}
+
+
+def test_provision_of_a_gate() -> None:
+    assert not named(provision(ogen_balancer=True), "gate")
+    (modules,) = named(provision(ogen_balancer=True, ogen_gate=True), "gate")
+    assert modules.args["name"] == ["libnginx-mod-http-lua", "lua-cjson"]
 
 
 def test_a_machines_own_nginx_that_balances_starts_at_boot_and_is_not_held_off() -> None:

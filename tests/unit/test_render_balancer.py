@@ -28,7 +28,7 @@ from rendering import (
 )
 
 from ogen.errors import RenderError
-from ogen.inventory.model import Balancer, ClientOptions, Secret, Tls
+from ogen.inventory.model import Balancer, ClientOptions, Gate, Limit, Limits, Secret, Tls
 from ogen.plan.model import Entry, Member, Plan, Pool
 from ogen.release.model import Release
 from ogen.render import render
@@ -70,6 +70,10 @@ class Client:
         return self.ask("GET", path, **headers)[:2]
 
 
+#: the two routers: njs, and Lua with the gate
+TIERS = pytest.mark.parametrize("gate", [None, Gate()], ids=["njs", "lua"])
+
+
 @pytest.fixture
 def nginx(need: Callable[[str], str]) -> str:
     return need("nginx")
@@ -95,10 +99,17 @@ VARIANTS = [
     )
     for keys in (None, Secret("env", "KEYS"))
 ]
+VARIANTS += [
+    replace(
+        each, gate=Gate(), limits=Limits(Limit("10/s", 20, 4), {"bob": Limit("30/m")} if each.keys else {})
+    )
+    for each in VARIANTS
+    if each.routing == "by_model"
+]
 
 
 @pytest.mark.parametrize(
-    "balancer", VARIANTS, ids=lambda b: f"{b.routing}-{b.strategy}-{b.hash_key}-{bool(b.keys)}"
+    "balancer", VARIANTS, ids=lambda b: f"{b.routing}-{b.strategy}-{b.hash_key}-{bool(b.keys)}-{bool(b.gate)}"
 )
 def test_every_variant_passes_nginx(balancer: Balancer, nginx: str, tmp_path: Path) -> None:
     release = release_of(make_plan(balancers=[(balancer, POOLS)]), secrets=lambda _: KEYS)
@@ -193,7 +204,8 @@ def serve(port: int, pools: list[Pool], **values: Any) -> Release:
     return release_of(make_plan(balancers=[(balancer, pools)]), secrets=lambda _: KEYS)
 
 
-def test_the_model_chooses_the_pool(nginx: str, tmp_path: Path) -> None:
+@TIERS
+def test_the_model_chooses_the_pool(gate: Gate | None, nginx: str, tmp_path: Path) -> None:
     with backends(Backend("one"), Backend("two", ("coder:latest",))) as (one, two):
         port = free_port()
         pools = [
@@ -201,7 +213,7 @@ def test_the_model_chooses_the_pool(nginx: str, tmp_path: Path) -> None:
             pool("coder", [member(two.port, "gpu1")]),
             pool("nobody", []),
         ]
-        with running(serve(port, pools), tmp_path, nginx, [port]):
+        with running(serve(port, pools, gate=gate), tmp_path, nginx, [port]):
             client = Client(port)
             for name in (
                 "chat",
@@ -313,10 +325,11 @@ def test_per_port_and_single(nginx: str, tmp_path: Path) -> None:
             assert Client(second).post("/v1/completions", {})[1] == {"by": "two", "path": "/v1/completions"}
 
 
-def test_keys(nginx: str, tmp_path: Path) -> None:
+@TIERS
+def test_keys(gate: Gate | None, nginx: str, tmp_path: Path) -> None:
     with backends(Backend("one")) as (one,):
         port = free_port()
-        release = serve(port, [pool("chat", [member(one.port)])], keys=Secret("env", "KEYS"))
+        release = serve(port, [pool("chat", [member(one.port)])], keys=Secret("env", "KEYS"), gate=gate)
         assert next(f for f in release.files if f.path.endswith("keys.conf")).mode == 0o600
         with running(release, tmp_path, nginx, [port]) as folder:
             client, body = Client(port), {"model": "chat"}
@@ -347,28 +360,32 @@ def test_keys(nginx: str, tmp_path: Path) -> None:
             assert lines[0]["upstream"] == f"127.0.0.1:{one.port}"
 
 
-def test_client_options(nginx: str, tmp_path: Path) -> None:
+@TIERS
+def test_client_options(gate: Gate | None, nginx: str, tmp_path: Path) -> None:
     options = ClientOptions(allow=("temperature", "num_ctx"), max_context="plan")
     with backends(Backend("one")) as (one,):
         port = free_port()
-        release = serve(port, [pool("chat", [member(one.port)], context=4096)], client_options=options)
+        release = serve(
+            port, [pool("chat", [member(one.port)], context=4096)], client_options=options, gate=gate
+        )
         with running(release, tmp_path, nginx, [port]):
             client = Client(port)
             sent = {"num_ctx": 9999, "num_gpu": 0, "temperature": 0.5, "main_gpu": 1}
             client.post("/api/chat", {"model": "chat", "options": sent, "keep_alive": 0, "prompt": "é"})
             assert json.loads(one.seen[-1]["body"]) == {
-                "model": "chat", "prompt": "é", "options": {"num_ctx": 4096, "temperature": 0.5}
+                "model": "chat", "prompt": "é", "options": {"temperature": 0.5}
             }  # fmt: skip
             client.post("/api/chat", {"model": "chat", "Options": {"num_ctx": "x"}, "KEEP_ALIVE": 0})
-            assert json.loads(one.seen[-1]["body"]) == {"model": "chat", "options": {"num_ctx": 4096}}
+            assert json.loads(one.seen[-1]["body"]) == {"model": "chat", "options": {}}
             assert one.seen[-1]["headers"]["Content-Length"] == str(len(one.seen[-1]["body"]))
 
 
 # ---------------------------------------------------------------------------------- how it fails
-def test_streams_arrive_piece_by_piece(nginx: str, tmp_path: Path) -> None:
+@TIERS
+def test_streams_arrive_piece_by_piece(gate: Gate | None, nginx: str, tmp_path: Path) -> None:
     with backends(Backend("one", chunks=5)) as (one,):
         port = free_port()
-        with running(serve(port, [pool("chat", [member(one.port)])]), tmp_path, nginx, [port]):
+        with running(serve(port, [pool("chat", [member(one.port)])], gate=gate), tmp_path, nginx, [port]):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
             connection.request("POST", "/api/chat", json.dumps({"model": "chat"}))
             reply = connection.getresponse()

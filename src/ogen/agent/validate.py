@@ -15,6 +15,12 @@ from .errors import Refused
 from .machine import Machine
 
 _FOLDERS = ("RuntimeDirectory", "/run"), ("LogsDirectory", "/var/log"), ("StateDirectory", "/var/lib")
+#: what a line says of a module that is not there, and how to get it
+_MODULES = (
+    ("ngx_http_js_module.so", "routing: by_model needs nginx's njs module: `ogen provision` installs it"),
+    ("ngx_http_lua_module.so", "a gate needs nginx's Lua module: `ogen provision` installs it"),
+    ("ndk_http_module.so", "a gate needs nginx's Lua module: `ogen provision` installs it"),
+)
 _FINE = ("syntax is ok", "test is successful")
 
 #: $1 is the staged tree; then folders to make and links to make (PATH=TARGET), "--", and the command
@@ -103,7 +109,8 @@ def nginx(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str, pro
         )
         lines = lines if bad else []
     if lines:
-        raise Refused("nginx does not take %s: %s" % (proof["config"], lines[0]), log=lines[-20:])
+        hint = next((words for part, words in _MODULES if any(part in line for line in lines)), None)
+        raise Refused("nginx does not take %s: %s" % (proof["config"], lines[0]), hint, lines[-20:])
 
 
 def _unit_text(disk: Disk, manifest: store.Manifest, tree: str, name: str) -> str:

@@ -14,8 +14,11 @@ from .model import (
     Balancer,
     ClientOptions,
     Context,
+    Gate,
     Gpu,
     Host,
+    Limit,
+    Limits,
     Message,
     Model,
     Monitoring,
@@ -187,13 +190,24 @@ def balancer(name: str, node: Node, where: Any) -> Balancer | None:
     hosts = node.get("hosts")
     if hosts is None or not hosts.value:
         return None
-    values = _fields(node, "hosts", "tls", "client_options")
+    values = _fields(node, "hosts", "tls", "client_options", "gate", "limits")
     tls, options = node.get("tls"), node.get("client_options")
+    gate, limits = node.get("gate"), node.get("limits")
     if tls is not None and len(tls.value) == 2:
         values["tls"] = Tls(**bare(tls))
     if options is not None:
         values["client_options"] = ClientOptions(**bare(options))
+    if gate is not None and gate.is_map:
+        values["gate"] = Gate(**bare(gate))
+    if limits is not None:
+        values["limits"] = _limits(limits)
     return Balancer(name=name, hosts=",".join(bare(hosts)), where=where, **values)
+
+
+def _limits(node: Node) -> Limits:
+    named = node.get("keys")
+    others = {name: Limit(**bare(child)) for name, child in named.items()} if named is not None else {}
+    return Limits(Limit(**_fields(node, "keys")), others)
 
 
 def rollout(node: Node | None) -> Rollout:

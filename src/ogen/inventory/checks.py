@@ -153,6 +153,10 @@ CHECKS: dict[str, Check] = {
         "a variable's name: A-Z, 0-9 and '_', not starting with a digit", r"[A-Z_][A-Z0-9_]*", longest=100
     ),
     "hash_key": Check("api_key or header:NAME", r"api_key|header:[A-Za-z][A-Za-z0-9-]{0,63}"),
+    "rate": Check("a number of requests per second or minute such as 10/s or 30/m", r"[1-9][0-9]{0,5}/[sm]"),
+    "key_name": Check(
+        "the name of a key, of letters, digits and . _ @ -", r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}"
+    ),
     "option": Check("the name of an option such as temperature", r"[a-z][a-z0-9_]{0,63}"),
     "pattern": Check(
         "a pattern of hosts: names, globs, groups, '!' before what is left out",

@@ -161,6 +161,10 @@ def _allowed(host: Host, pin: Pin, name: str, names: Names) -> None:
 
 
 # ------------------------------------------------------------------------------------- balancers
+#: nginx refuses `backup` beside these
+NO_BACKUP = ("ip_hash", "hash", "random")
+
+
 def _balancer(balancer: Balancer, names: Names) -> None:
     faults, subject = names.faults, f"balancers.{balancer.name}"
     for model in balancer.ports:
@@ -183,11 +187,50 @@ def _balancer(balancer: Balancer, names: Names) -> None:
     if into and balancer.into == "conf.d" and balancer.routing == "by_model":
         message = f"{subject}: a file in conf.d can't load the module that routing by_model needs"
         faults.add(message, into.where, "set routing: per_port or single, or leave 'into' out")
+    backups = [host.name for host in names.inventory.hosts if host.backup]
+    if backups and balancer.strategy in NO_BACKUP:
+        node = names.node("balancers", balancer.name, "strategy")
+        message = (
+            f"{subject}: nginx knows no backup instances with {balancer.strategy}, and {backups[0]} is one"
+        )
+        faults.add(message, node.where if node else balancer.where, "strategy: least_conn or round_robin")
+    _gate(balancer, names)
+    _clients(balancer, names)
     record = names.node("balancers", balancer.name)
     if balancer.strategy == "hash" and not (record and "hash_key" in record.keys):
         node = names.node("balancers", balancer.name, "strategy")
         hint = "write hash_key: api_key or hash_key: header:NAME"
         faults.add(f"{subject}: strategy hash needs 'hash_key'", node.where if node else None, hint)
+
+
+def _gate(balancer: Balancer, names: Names) -> None:
+    node = names.node("balancers", balancer.name, "gate")
+    if node is None or balancer.gate is None:
+        return
+    subject = f"balancers.{balancer.name}"
+    if balancer.routing != "by_model":
+        message = f"{subject}: 'gate' is for routing: by_model, whose router has the queues"
+        names.faults.add(message, node.where, "set routing: by_model, or leave 'gate' out")
+    if balancer.workers not in (None, 1):
+        message = f"{subject}: a gate's queue is in one worker, not {balancer.workers}"
+        names.faults.add(message, node.where, "leave 'workers' out")
+
+
+def _clients(balancer: Balancer, names: Names) -> None:
+    """What is said of keys needs keys; a burst needs a rate."""
+    subject = f"balancers.{balancer.name}"
+    for said in (("admins",), ("limits", "keys")):
+        node = names.node("balancers", balancer.name, *said)
+        if node is not None and node.value and balancer.keys is None:
+            message = f"{subject}: '{'.'.join(said)}' names keys, but there are none"
+            names.faults.add(message, node.where, "give it keys: !file secrets/keys.yaml")
+    for name, limit in (("", balancer.limits.each), *balancer.limits.keys.items()):
+        path: tuple[str, ...] = ("limits", "keys", name) if name else ("limits",)
+        node = names.node("balancers", balancer.name, *path, "burst")
+        if node is not None and limit.rate is None:
+            names.faults.add(
+                f"{subject}: '{'.'.join(path)}.burst' is above a rate, and there is none", node.where
+            )
 
 
 # ----------------------------------------------------------------------------------- environments

@@ -10,10 +10,13 @@ from .faults import Faults
 from .model import Balancer, Host, Inventory, Pin
 from .names import Names
 
+LIBRARIAN = "the librarian"
+
 
 def check(inventory: Inventory, names: Names) -> None:
     """Tells hosts that share an address and listeners that share a port."""
     _addresses(inventory, names.faults)
+    _servers(inventory, names)
     _ports(inventory, names)
 
 
@@ -25,6 +28,23 @@ def _addresses(inventory: Inventory, faults: Faults) -> None:
         if first is not host:
             message = f"hosts {first.name!r} and {host.name!r} have one address: {host.address}"
             faults.add(message, host.where, f"the other one is at {first.where}")
+
+
+def _servers(inventory: Inventory, names: Names) -> None:
+    """Instances of two hosts that balancers would reach at one place: `nginx -t` lets that pass."""
+    seen: dict[tuple[str, int], Host] = {}
+    for host in inventory.hosts:
+        for listener in _of_host(host):
+            if listener.what == LIBRARIAN:
+                continue
+            first = seen.setdefault((host.reached_at.lower(), listener.port), host)
+            if first is not host and host.address != first.address:  # else told by _addresses
+                message = (
+                    f"hosts {first.name!r} and {host.name!r} are one server for balancers: "
+                    f"{host.reached_at} port {listener.port}"
+                )
+                names.faults.add(message, host.where, "give each its own data_address, or another first_port")
+                break
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +73,7 @@ def _of_host(host: Host) -> Iterator[_Listener]:
     if host.root is not None:
         return  # nothing runs there
     if host.gpus or host.pins:
-        yield _Listener(host.ollama.librarian_port, "the librarian", host.where)
+        yield _Listener(host.ollama.librarian_port, LIBRARIAN, host.where)
     for pin in host.pins:
         port = pin.port or host.ollama.first_port + min(pin.gpus, default=0)
         yield _Listener(port, f"the instance of {_cards(pin)}", pin.where)

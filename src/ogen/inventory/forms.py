@@ -87,6 +87,11 @@ def _context(node: Node, subject: str, faults: Faults) -> Node | None:
     return node
 
 
+def _gate(node: Node, subject: str, faults: Faults) -> Node | None:
+    """`true` is a gate with the usual queue."""
+    return Node({}, node.where) if node.value is True else node
+
+
 def _sources(node: Node, subject: str, faults: Faults) -> Node | None:
     """A string, a list of strings, or a map of quantisation to string; best first."""
     if isinstance(node.value, str):
@@ -221,6 +226,7 @@ FORMS: dict[str, Form] = {
     "whole": Form(_text, _either({"enum": [-1, 0]})),
     "many": Form(_many, lambda long: {"anyOf": [long, long["items"]]}),
     "context": Form(_context, _either({"type": "integer", "minimum": 4, "maximum": 16_777_216})),
+    "gate": Form(_gate, _either({"const": True})),
     "sources": Form(
         _sources,
         lambda _: {

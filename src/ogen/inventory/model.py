@@ -178,6 +178,7 @@ class Host:
     gpus: tuple[Gpu, ...] = ()
     pins: tuple[Pin, ...] = ()  # `instances:`
     weight: int | None = None
+    backup: bool = False  # its instances are asked only where no other one of the pool answers
     env: Mapping[str, str] = field(default_factory=dict)  # of every instance
     python: str = "python3"
     where: Where | None = field(default=None, compare=False, repr=False)
@@ -189,10 +190,39 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """What a client may send in `options`; None allows all."""
+    """What a client may send in `options`, where requests are read (routing by_model).
+
+    Options that shape the runner (num_gpu and the like: another value reloads the model) and keep_alive pass
+    only where `allow` names them; of the others all pass where it is None.
+    """
 
     allow: tuple[str, ...] | None = None
-    max_context: int | Literal["plan"] | None = None
+    max_context: int | Literal["plan"] = "plan"  # num_ctx: the plan's, or the client's up to a number
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One queue for each pool, first come first served: no more requests at once than the pool has slots."""
+
+    queue: int = 512  # requests that may wait in each pool's queue
+    wait: float = 600.0  # seconds that one may wait
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What one client may ask for; None does not limit."""
+
+    rate: str | None = None  # "10/s" or "30/m"
+    burst: int = 0  # requests that may come at once above the rate
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limit of each key, or of each address where there are no keys; `keys`: other limits by name."""
+
+    each: Limit = Limit()
+    keys: Mapping[str, Limit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +251,9 @@ class Balancer:
     max_body: int = 64 * 1024 * 1024
     into: Literal["own", "conf.d"] = "own"
     keys: Secret | None = None
+    admins: tuple[str, ...] = ()  # names of keys that may pull, push, create, copy and delete models
+    limits: Limits = Limits()
+    gate: Gate | None = None
     tls: Tls | None = None
     allow: tuple[str, ...] = ()  # CIDR
     client_options: ClientOptions = ClientOptions()

@@ -12,16 +12,37 @@ STRATEGIES = ["round_robin", "least_conn", "ip_hash", "hash", "random"]
 
 CLIENT_OPTIONS: Rules = {
     "allow": key(
-        "The options that a client may send; default: all.",
+        "The options that a client may send; default: all but those that reload a model.",
         type="list",
         schema={"type": "string", "check_with": "option"},
     ),
     "max_context": key(
-        "The most context that a client may ask for; `plan`: what was planned.",
+        "The most context that a client may ask for; `plan` (default): it can't choose.",
         type=["integer", "string"],
         min=4,
         max=16_777_216,
         check_with="plan",
+    ),
+}
+
+GATE: Rules = {
+    "queue": key("How many requests may wait for each model.", type="integer", min=0, max=100_000),
+    "wait": key("How long one may wait, e.g. 10m.", type="number", form="duration", min=1, max=86_400),
+}
+
+_LIMIT: Rules = {
+    "rate": key("Requests per second or minute: 10/s, 30/m.", type="string", check_with="rate"),
+    "burst": key("Requests that may come at once above the rate.", type="integer", min=0, max=100_000),
+    "concurrent": key("Requests under way at once.", type="integer", min=1, max=65_535),
+}
+
+LIMITS: Rules = {
+    **_LIMIT,
+    "keys": key(
+        "Other limits for keys of these names.",
+        type="dict",
+        keysrules={"type": "string", "check_with": "key_name"},
+        valuesrules={"type": "dict", "schema": _LIMIT},
     ),
 }
 
@@ -80,6 +101,21 @@ BALANCER: Rules = {
         allowed=["own", "conf.d"],
     ),
     "keys": key("The API keys of clients: !env, !file or !command.", type="secret", form="secret"),
+    "admins": key(
+        "Names of keys that may also pull, push, create, copy and delete models.",
+        type="list",
+        form="many",
+        schema={"type": "string", "check_with": "key_name"},
+    ),
+    "limits": key(
+        "What each key may ask for, or each address where there are no keys.", type="dict", schema=LIMITS
+    ),
+    "gate": key(
+        "One queue for each model, first come first served; needs nginx's Lua module.",
+        type="dict",
+        form="gate",
+        schema=GATE,
+    ),
     "tls": key("Serve HTTPS with this certificate.", type="dict", schema=TLS),
     "allow": key(
         "Networks that may ask, e.g. 10.0.0.0/8; default: all.",
@@ -87,7 +123,9 @@ BALANCER: Rules = {
         form="many",
         schema={"type": "string", "check_with": "network"},
     ),
-    "client_options": key("What clients may send in `options`.", type="dict", schema=CLIENT_OPTIONS),
+    "client_options": key(
+        "What clients may send in `options` (routing by_model).", type="dict", schema=CLIENT_OPTIONS
+    ),
     "workers": key("Worker processes of nginx; default: one per core.", type="integer", min=1, max=1024),
 }
 

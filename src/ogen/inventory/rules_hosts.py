@@ -182,6 +182,9 @@ COMMON: Rules = {
         schema={"type": "dict", "schema": PIN},
     ),
     "weight": key("The share of requests that its instances get, from 1.", type="integer", min=1, max=1000),
+    "backup": key(
+        "Whether its instances are asked only where no other one of the pool answers.", type="boolean"
+    ),
     "env": key("Further environment variables of its instances.", type="dict", **ENV),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..errors import Where
-from ..render.balancer import place
+from ..render.upstreams import place
 from .evidence import Failure, Line
 from .finding import Case, Finding, clock, quoted
 from .looking import members

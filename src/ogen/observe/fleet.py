@@ -10,7 +10,7 @@ from ..inventory.model import Gpu
 from ..plan.model import HostPlan, Plan
 from ..plan.picture import use_of
 from ..push import Comparison
-from ..render.balancer import place
+from ..render.upstreams import place
 from .evidence import BalancerSeen, CardSeen, HostSeen, InstanceSeen, UnitSeen, listed
 from .looking import members
 

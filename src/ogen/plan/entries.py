@@ -29,6 +29,7 @@ def build_entries(
             entries.append(_entry(inventory, balancer, pools))
         except PlanError as problem:
             problems.append(problem)
+    entries = _gated(entries)
     return tuple(entries), [*problems, *port_conflicts(inventory, entries, instances)]
 
 
@@ -88,6 +89,12 @@ def _ports(balancer: Balancer, pools: tuple[Pool, ...]) -> dict[str, int]:
             taken.add(port)
         ports[pool.name] = port
     return ports
+
+
+def _gated(entries: list[Entry]) -> list[Entry]:
+    """Each gate with the list of all: each routes to every pool, and none may let in more than its share."""
+    gates = tuple(f"{e.balancer.name}@{host}" for e in entries if e.balancer.gate for host in e.hosts)
+    return [replace(entry, gates=gates) if entry.balancer.gate else entry for entry in entries]
 
 
 # -------------------------------------------------------------------------------------------- ports

@@ -82,6 +82,7 @@ class Member:
     port: int
     slots: int  # requests that it serves at once
     weight: int = 1
+    backup: bool = False  # asked only where no other one answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class Entry:
     hosts: tuple[str, ...]
     pools: tuple[Pool, ...]
     ports: Mapping[str, int] = field(default_factory=dict)  # pool → port
+    gates: tuple[str, ...] = ()  # "balancer@host": the gates of the fleet, which share the pools' slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def _pool(
             port=instance.port,
             slots=placement.slots,
             weight=weight,
+            backup=hosts[instance.host].backup,
         )
         for (instance, placement), weight in zip(serving, weights, strict=True)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..inventory import notes
-from ..inventory.model import Host, Inventory, Model
+from ..inventory.model import Balancer, ClientOptions, Host, Inventory, Model
 from .entries import EVERYTHING
 from .model import Entry, Instance, Placement, Pool, Remark
 from .pins import is_out
@@ -159,14 +159,8 @@ def _balancer(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> It
             balancer.where,
             hint="strategy: least_conn",
         )
-    options = balancer.client_options
-    if balancer.routing != "by_model" and (options.allow is not None or options.max_context is not None):
-        yield Remark(
-            f"balancer {balancer.name}: routing {balancer.routing} does not read requests, so that "
-            "client_options can't be enforced",
-            balancer.where,
-            hint="routing: by_model",
-        )
+    yield from _unread(balancer)
+    yield from _gates(entry)
     if balancer.into == "conf.d" and several:
         yield Remark(
             f"balancer {balancer.name}: within the machine's own nginx it holds no lease, so that a restart "
@@ -187,6 +181,33 @@ def _balancer(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> It
     for pool in entry.pools:
         if pool.name == EVERYTHING:
             yield from _blind(entry, instances)
+
+
+def _unread(balancer: Balancer) -> Iterator[Remark]:
+    """What a balancer that reads no request can't keep clients from."""
+    if balancer.routing == "by_model":
+        return
+    said = balancer.client_options != ClientOptions()
+    what = "client_options can't be enforced" if said else "a client's num_ctx or num_gpu reloads the model"
+    yield Remark(
+        f"balancer {balancer.name}: routing {balancer.routing} does not read requests, so that {what}",
+        balancer.where,
+        hint="routing: by_model",
+        severity="warning" if said else "note",
+    )
+
+
+def _gates(entry: Entry) -> Iterator[Remark]:
+    """Gates divide the slots of a pool; where there are fewer slots than gates each still lets one in."""
+    tight = [p.name for p in entry.pools if 0 < sum(m.slots for m in p.members) < len(entry.gates)]
+    if tight:
+        yield Remark(
+            f"balancer {entry.balancer.name}: {', '.join(tight)} has fewer slots than there are gates "
+            f"({len(entry.gates)}), and each lets one request in: some wait at an instance",
+            entry.balancer.where,
+            hint="more replicas, a larger `parallel`, or fewer balancers with a gate",
+            severity="note",
+        )
 
 
 def _blind(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:

@@ -45,7 +45,7 @@ class Pools:
 
     def server(self, edge: str, host: str, port: int) -> str:
         """An instance as the nginx on `edge` lists it."""
-        from ..render.balancer import place  # with the planner and the templates
+        from ..render.upstreams import place  # with the planner and the templates
 
         return place("127.0.0.1" if edge == host else self.addresses.get(host, host), port)
 

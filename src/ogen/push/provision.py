@@ -85,6 +85,7 @@ def variables(inventory: Inventory, host: Host) -> dict[str, Any]:
         "ogen_gpu": bool(host.gpus),
         "ogen_balancer": bool(balancers),
         "ogen_conf_d": any(b.into == "conf.d" for b in balancers),
+        "ogen_gate": any(b.gate for b in balancers),
         "ogen_models_dir": host.ollama.models_dir,
         "ogen_user": host.ollama.user,
         "ogen_group": host.ollama.group,

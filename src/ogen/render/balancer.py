@@ -12,15 +12,21 @@ from typing import Any
 
 from ..errors import RenderError
 from ..inventory.model import Balancer
-from ..plan.model import Entry, Member, Pool
+from ..plan.model import Entry
 from ..release.model import BalancerProof, File
 from .engine import Engine
-from .escape import server_address
 from .keys import Reveal, key_lines
+from .limits import limits
+from .upstreams import place, queues, upstream
 
 MARK = "OGEN-RELEASE-HASH"  # replaced by the hash of everything else
 ROUTED = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions",
           "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")  # fmt: skip
+QUEUEING = tuple(path for path in ROUTED if path != "/api/show")  # those that keep a slot busy
+#: what Ollama loads the model anew for, or once did (api.Runner); num_ctx is the matter of max_context
+RUNNER_OPTIONS = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "low_vram", "f16_kv",
+                  "logits_all", "vocab_only", "use_mlock", "numa", "num_gqa", "embedding_only")  # fmt: skip
+ROUTERS = {"njs": ("router.js.j2", "router.js"), "lua": ("router.lua.j2", "router.conf")}
 GATHERED = (("/api/tags", "tags"), ("/api/ps", "ps"), ("/api/version", "version"), ("/v1/models", "models"))
 _ERRORS = (
     (400, "400", "bad request"),
@@ -67,14 +73,16 @@ def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | No
     values = _values(entry, host, folder)
     name = "nginx.conf.j2" if own else "nginx-conf.d.conf.j2"
     files = [File(config, engine.render(name, values, balancer.where).encode(), where=balancer.where)]
-    if balancer.routing == "by_model":
-        text = engine.render("router.js.j2", {**values, **_routes(entry, values)}, balancer.where)
-        files.append(File(f"{folder}/router.js", text.encode(), where=balancer.where))
+    if values["router"]:
+        template, name = ROUTERS[values["router"]]
+        text = engine.render(template, {**values, **_routes(entry, host, values)}, balancer.where)
+        files.append(File(f"{folder}/{name}", text.encode(), where=balancer.where))
     if own:
         members = json.dumps(_members(values["pools"], entry), indent=1, ensure_ascii=False) + "\n"
         files.append(File(f"{folder}/members.json", members.encode(), where=balancer.where))
     if balancer.keys is not None:
-        lines = {"name": balancer.name, "keys": key_lines(balancer.keys, reveal)}
+        known = key_lines(balancer.keys, reveal, balancer.admins)
+        lines = {"name": balancer.name, "hashed": bool(values["router"]), "keys": known}
         text = engine.render("keys.conf.j2", lines, balancer.where)
         files.append(
             File(f"{folder}/keys.conf", text.encode(), mode=0o600, secret=True, where=balancer.where)
@@ -110,12 +118,12 @@ def _digest(files: Sequence[File]) -> str:
 def _values(entry: Entry, host: str, folder: str) -> dict[str, Any]:
     balancer = entry.balancer
     own = balancer.into == "own"
-    router = balancer.routing == "by_model"
+    router = ("lua" if balancer.gate else "njs") if balancer.routing == "by_model" else ""
     ident = "ogen" if own else "ogen_" + re.sub(r"[^a-z0-9]", "_", balancer.name.lower())
-    pools = [_pool(pool, host, ident if not own else "") for pool in entry.pools if pool.members]
+    pools = [upstream(pool, host, ident if not own else "") for pool in entry.pools if pool.members]
+    limited = limits(balancer, ident)
     log = [f',"key":"${ident}_key"'] if balancer.keys else []
     log += [f',"model":"${ident}_model","pool":"${ident}_pool"'] if router else []
-    options = balancer.client_options
     return {
         "name": balancer.name,
         "host": host,
@@ -123,14 +131,15 @@ def _values(entry: Entry, host: str, folder: str) -> dict[str, Any]:
         "own": own,
         "routing": balancer.routing,
         "router": router,
-        "enforced": router and (options.allow is not None or options.max_context is not None),
         "run": f"/run/ogen-balancer-{balancer.name}",
         "socket": f"/run/ogen-balancer-{balancer.name}" + ("/release.sock" if own else ".sock"),
         "release": MARK,
-        "workers": balancer.workers or "auto",
+        "workers": 1 if balancer.gate else balancer.workers or "auto",
         "access_log": f"/var/log/{'ogen/balancer' if own else 'nginx/ogen'}-{balancer.name}.log",
         "log_extra": "".join(log),
         "keys": ("keys.conf" if own else f"{folder}/keys.conf") if balancer.keys else "",
+        "admins": balancer.admins,
+        **limited,
         "strategy": _strategy(balancer, ident),
         "pools": pools,
         "servers": _servers(entry, pools),
@@ -142,15 +151,22 @@ def _values(entry: Entry, host: str, folder: str) -> dict[str, Any]:
         "max_body": balancer.max_body,
         "tls": {"certificate": balancer.tls.certificate, "key": balancer.tls.key} if balancer.tls else None,
         "allow": [_network(text, balancer) for text in balancer.allow],
-        "errors": [_error(ident, *error) for error in _ERRORS],
+        "errors": [_error(ident, limited["retry_after"], *error) for error in _ERRORS],
         "routed": ROUTED,
+        "queueing": QUEUEING,
         "gathered": GATHERED,
         "paths": sorted((*ROUTED, *(path for path, _ in GATHERED))),
     }
 
 
-def _error(ident: str, status: int, codes: str, text: str) -> dict[str, Any]:
-    header = {401: "WWW-Authenticate Bearer", 405: "Allow POST"}.get(status, "")
+def _error(ident: str, retry_after: int, status: int, codes: str, text: str) -> dict[str, Any]:
+    headers = {
+        401: "WWW-Authenticate Bearer",
+        405: "Allow POST",
+        429: f"Retry-After {retry_after}",
+        503: "Retry-After 1",
+    }
+    header = headers.get(status, "")
     text = f"${{{ident}_error}}{text}${{{ident}_end}}"
     return {"status": status, "codes": codes, "text": text, "header": header}
 
@@ -177,41 +193,6 @@ def _strategy(balancer: Balancer, ident: str) -> str:
     return "hash $remote_addr consistent"
 
 
-def upstream_name(pool: str) -> str:
-    """A name for nginx that is unique: what had to be replaced comes back as a hash."""
-    plain = re.sub(r"[^a-z0-9]+", "_", pool.lower()).strip("_")[:40]
-    same = plain == pool
-    return f"pool_{plain}" if same else f"pool_{plain}_{hashlib.sha256(pool.encode()).hexdigest()[:6]}"
-
-
-def _pool(pool: Pool, host: str, prefix: str) -> dict[str, Any]:
-    servers = [_server(member, host) for member in pool.members]
-    zone = max(64, -(-len(servers) * 2 // 64) * 64)  # KiB; nginx keeps about 1 KiB for each server
-    name = upstream_name(pool.name)
-    return {
-        "name": pool.name,
-        "upstream": f"{prefix}_{name}" if prefix else name,
-        "zone": zone,
-        "slots": sum(member.slots for member in pool.members),
-        "servers": servers,
-        "context": pool.context,
-    }
-
-
-def _server(member: Member, host: str) -> dict[str, Any]:
-    return {"address": _reached(member, host), "port": member.port, "weight": max(1, member.weight)}
-
-
-def _reached(member: Member, host: str) -> str:
-    """Its own instances a balancer reaches by loopback."""
-    return "127.0.0.1" if member.host == host else member.address
-
-
-def place(address: str, port: int) -> str:
-    """A server as nginx lists it: ADDRESS:PORT."""
-    return f"{server_address(address)}:{port}"
-
-
 def _servers(entry: Entry, pools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One address to listen on for all, or one for each pool."""
     balancer = entry.balancer
@@ -231,13 +212,17 @@ def _listen(balancer: Balancer, port: int) -> str:
     return f"[{balancer.address}]:{port}" if ":" in balancer.address else f"{balancer.address}:{port}"
 
 
-def _routes(entry: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The router's tables: names to pools, pools to contexts, what clients may ask for."""
-    upstream = {pool["name"]: pool["upstream"] for pool in values["pools"]}
-    options = entry.balancer.client_options
+def _routes(entry: Entry, host: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The router's tables: names to pools, pools to contexts, what clients may ask for, the queues."""
+    upstreams = {pool["name"]: pool["upstream"] for pool in values["pools"]}
+    options, gate = entry.balancer.client_options, entry.balancer.gate
     return {
-        "pool_of": {name: upstream.get(pool.name) for pool in entry.pools for name in pool.names},
-        "pools": {pool["upstream"]: {"context": pool["context"]} for pool in values["pools"]},
+        "pool_of": {name: upstreams.get(pool.name) for pool in entry.pools for name in pool.names},
+        "pools": [pool["upstream"] for pool in values["pools"]],
         "allowed_options": None if options.allow is None else sorted(options.allow),
+        "runner_options": sorted(RUNNER_OPTIONS),
         "max_context": options.max_context,
+        "queues": queues(entry, host, values["pools"]),
+        "queue": gate.queue if gate else 0,
+        "wait": gate.wait if gate else 0,
     }

@@ -115,6 +115,24 @@ def js(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True, sort_keys=True, indent=4).replace("</", "<\\/")
 
 
+def lua(value: str | int) -> str:
+    """A Lua string or number. nginx reads the braces of what surrounds it: none may be in a string's text."""
+    if isinstance(value, int):
+        return str(value)
+    return '"' + "".join(c if c.isascii() and c.isalnum() else _lua_bytes(c) for c in value) + '"'
+
+
+def _lua_bytes(character: str) -> str:
+    plain = character.isascii() and character.isprintable() and character not in '\\"{}[]$'
+    return character if plain else "".join(f"\\{byte:03d}" for byte in character.encode())
+
+
+def lua_json(value: Any) -> str:
+    """JSON as a Lua string over several lines; the same value gives the same text."""
+    text = json.dumps(value, ensure_ascii=True, sort_keys=True, indent=4)
+    return "[==[\n" + text.replace("]=", "]\\u003d") + "]==]"
+
+
 # ------------------------------------------------------------------------- shell and Modelfile
 def shell(value: object) -> str:
     """One word of a POSIX shell."""
@@ -176,6 +194,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "whole_seconds": whole_seconds,
     "server_address": server_address,
     "js": js,
+    "lua": lua,
+    "lua_json": lua_json,
     "shell": shell,
     "modelfile": modelfile,
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import re
+from collections.abc import Callable, Iterable
 
 from ..errors import OgenError, RenderError
 from ..inventory.model import Secret
@@ -11,13 +13,16 @@ from ..source import parse
 Reveal = Callable[[Secret], str]
 
 
-def key_lines(secret: Secret, reveal: Reveal | None) -> list[dict[str, str]]:
-    """Names and texts, sorted by name; one placeholder for all of them where nothing is revealed.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
+
+
+def key_lines(secret: Secret, reveal: Reveal | None, admins: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Names, texts and their sha256, sorted by name; one placeholder for all where nothing is revealed.
 
     The secret's text is YAML: a map of names to keys. Errors never show any of it.
     """
     if reveal is None:
-        return [{"name": "placeholder", "secret": str(secret)}]
+        return [_line("placeholder", str(secret))]
     try:
         node = parse(reveal(secret), "keys")
         pairs = {name: value.text for name, value in node.items() if value.is_scalar}
@@ -31,4 +36,15 @@ def key_lines(secret: Secret, reveal: Reveal | None) -> list[dict[str, str]]:
             f"keys of at least 16 characters without spaces are wanted: {', '.join(short)}",
             where=secret.where,
         )
-    return [{"name": name, "secret": pairs[name]} for name in sorted(pairs)]
+    odd = sorted(name for name in pairs if not _NAME.fullmatch(name))
+    if odd:
+        hint = "letters, digits and . _ @ -, at most 63"
+        raise RenderError(f"not the name of a key: {odd[0]!r}", where=secret.where, hint=hint)
+    lost = sorted(set(admins) - set(pairs))
+    if lost:
+        raise RenderError(f"admins without a key: {', '.join(lost)}", where=secret.where)
+    return [_line(name, pairs[name]) for name in sorted(pairs)]
+
+
+def _line(name: str, text: str) -> dict[str, str]:
+    return {"name": name, "secret": text, "digest": hashlib.sha256(text.encode()).hexdigest()}

@@ -1,5 +1,7 @@
 // ogen: balancer api: the JSON "model" of a request chooses the pool
 
+import crypto from 'crypto';
+
 // names that clients may ask for, and the pool of each (null: no instance serves it now)
 var POOL_OF = {
     "chat": "pool_chat",
@@ -8,17 +10,31 @@ var POOL_OF = {
     "gpt-4o-mini:latest": "pool_chat"
 };
 
-// the pools that have instances, with the context that was planned
-var POOLS = {
-    "pool_chat": {
-        "context": 8192
-    }
-};
+// the pools that have instances
+var POOLS = [
+    "pool_chat"
+];
 
-// what a client may send in `options` (null: anything); contexts above the plan's are cut to it
+// what a client may send in `options`: these, or where it is null all but what Ollama reloads a model for
 var ALLOWED_OPTIONS = null;
-var MAX_CONTEXT = null;
-var ENFORCED = false;
+var RUNNER_OPTIONS = [
+    "embedding_only",
+    "f16_kv",
+    "logits_all",
+    "low_vram",
+    "main_gpu",
+    "num_batch",
+    "num_gpu",
+    "num_gqa",
+    "num_thread",
+    "numa",
+    "use_mlock",
+    "use_mmap",
+    "vocab_only"
+];
+
+// num_ctx: a number caps it; "plan" is the model's own, since any other value reloads the model
+var MAX_CONTEXT = "plan";
 
 function has(object, key) {
     return Object.prototype.hasOwnProperty.call(object, key);
@@ -64,7 +80,8 @@ function route(r) {
     if (body === null) {
         return fail(r, 400, 'invalid JSON in the request body', 'invalid_request_error');
     }
-    var name = body.model || body.name;
+    body = within_plan(body);
+    var name = body.model;
     if (typeof name !== 'string' || name === '') {
         return fail(r, 400, 'model is required', 'invalid_request_error');
     }
@@ -78,41 +95,57 @@ function route(r) {
     }
     r.variables.ogen_model = full;
     r.variables.ogen_pool = pool;
-    return r.internalRedirect('@pool');
+    r.variables.ogen_body = JSON.stringify(body);
+    return r.internalRedirect('@pool_body');
 }
 
-// a body without what the inventory does not let clients change. Ollama reads keys without regard
-// to case, so each is written in lower case, and the last one of a kind counts
-function within_plan(body, planned) {
+// Go reads keys without regard to case, with two letters of Unicode that count as k and s
+function folded(key) {
+    return key.replace(/\u212a/g, 'k').replace(/\u017f/g, 's').toLowerCase();
+}
+
+// a body without what clients may not change; each key that Ollama would read is there once
+function within_plan(body) {
     var kept = {};
     Object.keys(body).forEach(function (key) {
-        var low = key.toLowerCase();
-        kept[low === 'options' || low === 'keep_alive' || low === 'model' || low === 'name' ? low : key] = body[key];
+        var low = folded(key);
+        var known = low === 'options' || low === 'keep_alive' || low === 'model' || low === 'name';
+        kept[known ? low : key] = body[key];
     });
-    delete kept.keep_alive;
-    if (kept.options !== null && typeof kept.options === 'object') {
-        kept.options = options_within_plan(kept.options, planned);
+    if (!allowed('keep_alive')) {
+        delete kept.keep_alive;
     }
+    if (kept.options !== null && typeof kept.options === 'object' && !Array.isArray(kept.options)) {
+        kept.options = options_within_plan(kept.options);
+    }
+    kept.model = kept.model || kept.name;
     return kept;
 }
 
-function options_within_plan(options, planned) {
+function allowed(option) {
+    if (ALLOWED_OPTIONS !== null && ALLOWED_OPTIONS.indexOf(option) !== -1) {
+        return true;
+    }
+    return ALLOWED_OPTIONS === null && RUNNER_OPTIONS.indexOf(option) === -1 && option !== 'keep_alive';
+}
+
+function options_within_plan(options) {
     var kept = {};
-    var most = MAX_CONTEXT === 'plan' ? planned : MAX_CONTEXT;
     Object.keys(options).forEach(function (key) {
-        if (ALLOWED_OPTIONS === null || ALLOWED_OPTIONS.indexOf(key) !== -1) {
+        if (folded(key) === 'num_ctx') {
+            if (MAX_CONTEXT !== 'plan' && typeof options[key] === 'number') {
+                kept.num_ctx = Math.min(options[key], MAX_CONTEXT);
+            }
+        } else if (allowed(folded(key))) {
             kept[key] = options[key];
         }
     });
-    if (most !== null && has(kept, 'num_ctx') && !(kept.num_ctx <= most)) {
-        kept.num_ctx = most;
-    }
     return kept;
 }
 
 // asks one instance of every pool; the pools that do not answer are named in a header
 function ask_all(r, path) {
-    var names = Object.keys(POOLS);
+    var names = POOLS;
     var asked = names.map(function (pool) {
         return r.subrequest('/_ogen/' + pool + path).then(function (reply) {
             return reply.status === 200 ? JSON.parse(reply.responseText) : null;
@@ -191,4 +224,9 @@ function version(r) {
     });
 }
 
-export default { route, tags, ps, models, model, version };
+// keys are known by their sha256
+function digest(r) {
+    return crypto.createHash('sha256').update(r.variables.ogen_presented || '').digest('hex');
+}
+
+export default { digest, route, tags, ps, models, model, version };

@@ -1,0 +1,63 @@
+"""What a balancer's nginx calls a pool, and which servers it has there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from ..plan.model import Entry, Member, Pool
+from .escape import server_address
+
+
+def upstream_name(pool: str) -> str:
+    """A name for nginx that is unique: what had to be replaced comes back as a hash."""
+    plain = re.sub(r"[^a-z0-9]+", "_", pool.lower()).strip("_")[:40]
+    same = plain == pool
+    return f"pool_{plain}" if same else f"pool_{plain}_{hashlib.sha256(pool.encode()).hexdigest()[:6]}"
+
+
+def upstream(pool: Pool, host: str, prefix: str) -> dict[str, Any]:
+    """The values of one `upstream` block."""
+    only_backups = all(member.backup for member in pool.members)  # of which nginx would use none
+    servers = [_server(member, host, only_backups) for member in pool.members]
+    zone = max(64, -(-len(servers) * 2 // 64) * 64)  # KiB; nginx keeps about 1 KiB for each server
+    name = upstream_name(pool.name)
+    return {
+        "name": pool.name,
+        "upstream": f"{prefix}_{name}" if prefix else name,
+        "zone": zone,
+        "slots": sum(member.slots for member in pool.members),
+        "servers": servers,
+        "context": pool.context,
+    }
+
+
+def _server(member: Member, host: str, only_backups: bool) -> dict[str, Any]:
+    return {
+        # its own instances a balancer reaches by loopback
+        "address": "127.0.0.1" if member.host == host else member.address,
+        "port": member.port,
+        "weight": max(1, member.weight),
+        "backup": member.backup and not only_backups,
+        "slots": member.slots,
+    }
+
+
+def place(address: str, port: int) -> str:
+    """A server as nginx lists it: ADDRESS:PORT."""
+    return f"{server_address(address)}:{port}"
+
+
+def queues(entry: Entry, host: str, pools: list[dict[str, Any]]) -> dict[str, Any]:
+    """For the gate: the slots of each server, and which share of them this balancer's gate may fill."""
+    own = f"{entry.balancer.name}@{host}"
+    gates = entry.gates or (own,)
+    return {
+        "slots": {
+            pool["upstream"]: {place(s["address"], s["port"]): s["slots"] for s in pool["servers"]}
+            for pool in pools
+        },
+        "gates": len(gates),
+        "gate": gates.index(own),
+    }
