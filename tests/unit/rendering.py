@@ -324,9 +324,9 @@ def running(release: Release, folder: Path, nginx: str, ports: Iterable[int]) ->
     """The one balancer of a release as a process; yields its folder."""
     (config,) = sandbox(release, folder)
     log = (folder / "stderr").open("wb")
-    process = subprocess.Popen(
-        [nginx, "-e", "stderr", "-c", str(config), "-g", "daemon off;"], stdout=log, stderr=log
-    )
+    # workers reach the sockets in pytest's folder, which is closed to others
+    more = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
+    process = subprocess.Popen([nginx, "-e", "stderr", "-c", str(config), "-g", more], stdout=log, stderr=log)
     try:
         _await(process, ports, folder)
         yield folder

@@ -277,7 +277,6 @@ def test_edits_are_proven_together(project: Project) -> None:
     also = {host.host: {change.path for change in host.changes} for host in one.also.hosts}
     assert CHAT not in also["gpu1"]
     assert CHAT in also["gpu2"]
-    assert also["edge"]  # what clients may ask for follows from the context
     ((file, (old, new)),) = one.written().items()
     assert (file, old) == (project.path, INVENTORY)
     assert new == INVENTORY.replace("context: 8192, on", "context: 4096, on")

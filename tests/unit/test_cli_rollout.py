@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -162,7 +163,7 @@ def test_a_balancer_gets_what_is_in_force_and_the_next_apply_adds_the_rest(proje
     assert rows["edge"]["without"] == ["gpu2/gpu0", "gpu3/gpu0"]
     assert project.listed() == {"chat": ["gpu1"], "solo": ["gpu1"]}
     keys = project.farm.root("edge") / "etc/ogen/current/balancers/api/keys.conf"
-    assert KEY in keys.read_text().replace("\\", ""), "rendered anew with the true secret"
+    assert hashlib.sha256(KEY.encode()).hexdigest() in keys.read_text(), "rendered anew with the true secret"
 
     again = project.apply(code=3)  # nothing was mended: the balancer is as it should be for now
     assert statuses(again) == {
@@ -254,7 +255,7 @@ def test_a_host_out_of_reach_counts_as_failed_unless_it_is_skipped(project: Proj
         "gpu1": "not_started",
         "gpu2": "unreachable",
         "gpu3": "not_started",
-        "edge": "not_started",
+        "edge": "unchanged",
     }
     rows = project.apply("--max-fail", "1", code=4)
     assert (rows["gpu1"]["status"], rows["gpu3"]["status"]) == ("applied", "applied")

@@ -1,0 +1,332 @@
+"""The gate: one queue for each pool, never more at once than it has slots; across reloads and deaths."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rendering import Backend, backends, free_port, make_plan, pool, running
+
+from ogen.inventory.model import Balancer, Gate
+from ogen.plan.model import Entry, Member, Plan
+from ogen.render import render
+
+
+@dataclass
+class Slow(Backend):
+    """Counts how many requests it has at once, and in which order they came."""
+
+    hang: float = 0.1
+    inside: int = 0
+    most: int = 0
+    order: list[Any] = field(default_factory=list)
+    lock: Any = field(default_factory=threading.Lock)
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        try:
+            super().answer(request)
+        finally:
+            with self.lock:
+                self.inside -= 1
+                self.order.append(json.loads(self.seen[-1]["body"] or "{}").get("n"))
+
+
+@dataclass
+class Gated:
+    """A running balancer with a gate over stand-ins of one slot each."""
+
+    port: int
+    folder: Path
+
+    def ask(
+        self, number: int = 0, path: str = "/api/chat", timeout: float = 30
+    ) -> tuple[int, Any, dict[str, str]]:
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            link.request("POST", path, json.dumps({"model": "chat", "n": number}))
+            reply = link.getresponse()
+            headers = {name.lower(): value for name, value in reply.getheaders()}
+            return reply.status, json.loads(reply.read()), headers
+        finally:
+            link.close()
+
+    def many(self, count: int, apart: float = 0.0) -> list[threading.Thread]:
+        """Starts `count` requests; `self.statuses` holds what came of them."""
+        self.statuses: list[int] = []
+        threads = []
+        for number in range(count):
+            thread = threading.Thread(target=self._one, args=(number,))
+            thread.start()
+            threads.append(thread)
+            time.sleep(apart)
+        return threads
+
+    def _one(self, number: int) -> None:
+        self.statuses.append(self.ask(number)[0])
+
+    def leaves(self, after: float = 0.01) -> None:
+        """A client that asks and goes away."""
+        body = b'{"model": "chat"}'
+        with socket.create_connection(("127.0.0.1", self.port)) as link:
+            link.sendall(
+                b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            time.sleep(after)
+
+    @property
+    def master(self) -> int:
+        return int((self.folder / "run-balancer-api/nginx.pid").read_text())
+
+    def workers(self) -> list[int]:
+        text = Path(f"/proc/{self.master}/task/{self.master}/children").read_text()
+        return [int(word) for word in text.split()]
+
+    def down(self, *ports: int) -> None:
+        """What bin/leases.py does: `down` in nginx's file and in what the gate is told, and a reload."""
+        conf = self.folder / "api/nginx.conf"
+        text = conf.read_text()
+        for port in ports:
+            text = text.replace(f"127.0.0.1:{port} ", f"127.0.0.1:{port} down ")
+        away = " ".join(f"127.0.0.1:{port}" for port in ports)
+        conf.write_text(text.replace('ogen.start("none")', f'ogen.start("{away}")'))
+        os.kill(self.master, signal.SIGHUP)
+
+
+@pytest.fixture
+def nginx(need: Callable[[str], str]) -> str:
+    return need("nginx")
+
+
+def plan_of(ports: list[int], listen: int, gate: Gate, **values: Any) -> Plan:
+    members = [Member("gpu1", f"gpu{n}", "127.0.0.1", port, 1) for n, port in enumerate(ports)]
+    balancer = Balancer("api", "edge", listen=listen, address="127.0.0.1", gate=gate, **values)
+    return make_plan(balancers=[(balancer, [pool("chat", members)])])
+
+
+@contextmanager
+def gated(
+    folder: Path, nginx: str, ports: list[int], gate: Gate | None = None, **values: Any
+) -> Iterator[Gated]:
+    listen = free_port()
+    (release,) = render(plan_of(ports, listen, gate or Gate(), **values), host="edge")
+    with running(release, folder, nginx, [listen]):
+        yield Gated(listen, folder)
+
+
+def until(true: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+# ------------------------------------------------------------------------------------- the queue
+def test_no_instance_has_more_than_its_slots_and_all_are_used(nginx: str, tmp_path: Path) -> None:
+    with (
+        backends(Slow("one"), Slow("two")) as (one, two),
+        gated(tmp_path, nginx, [one.port, two.port]) as api,
+    ):
+        join(api.many(20))
+        assert api.statuses == [200] * 20
+        assert (one.most, two.most) == (1, 1)
+        assert min(len(one.seen), len(two.seen)) >= 8
+
+
+def test_first_come_first_served(nginx: str, tmp_path: Path) -> None:
+    with backends(Slow("one")) as (one,), gated(tmp_path, nginx, [one.port]) as api:
+        join(api.many(8, apart=0.02))
+        assert one.order == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/api/chat", lambda error: error["error"]),
+        ("/v1/chat/completions", lambda error: error["error"]["message"]),
+        ("/v1/messages", lambda error: error["error"]["message"]),
+    ],
+)
+def test_a_full_queue_says_when_to_come_again(path: str, text: Any, nginx: str, tmp_path: Path) -> None:
+    with (
+        backends(Slow("one", hang=1.0)) as (one,),
+        gated(tmp_path, nginx, [one.port], Gate(queue=2)) as api,
+    ):
+        threads = api.many(3, apart=0.05)
+        status, error, headers = api.ask(path=path)
+        assert status == 503
+        assert text(error) == "the queue is full: 2 requests wait"
+        assert 1 <= int(headers["retry-after"]) <= 600
+        join(threads)
+        assert api.statuses == [200] * 3
+        assert api.ask()[0] == 200
+
+
+def test_who_waits_too_long_is_told_so(nginx: str, tmp_path: Path) -> None:
+    with (
+        backends(Slow("one", hang=2.0)) as (one,),
+        gated(tmp_path, nginx, [one.port], Gate(wait=0.5)) as api,
+    ):
+        threads = api.many(1)
+        until(lambda: one.inside == 1)
+        status, error, headers = api.ask()
+        assert (status, error) == (503, {"error": "no instance was free in time"})
+        assert "retry-after" in headers
+        join(threads)
+        assert len(one.seen) == 1, "the one that gave up never reached the instance"
+
+
+def test_the_smallest_queue_is_none(nginx: str, tmp_path: Path) -> None:
+    with backends(Slow("one", hang=0.5)) as (one,), gated(tmp_path, nginx, [one.port], Gate(queue=0)) as api:
+        threads = api.many(1)
+        until(lambda: one.inside == 1)
+        assert api.ask()[0] == 503
+        join(threads)
+        assert api.statuses == [200]
+
+
+def test_show_waits_for_nobody(nginx: str, tmp_path: Path) -> None:
+    with backends(Slow("one", hang=0.5)) as (one,), gated(tmp_path, nginx, [one.port], Gate(queue=0)) as api:
+        threads = api.many(1)
+        until(lambda: one.inside == 1)
+        assert api.ask(path="/api/show")[0] == 200
+        join(threads)
+
+
+# ------------------------------------------------------------------------------ places come back
+def test_clients_that_leave_give_their_places_back(nginx: str, tmp_path: Path) -> None:
+    with backends(Slow("one", hang=0.3)) as (one,), gated(tmp_path, nginx, [one.port]) as api:
+        threads = api.many(1)
+        until(lambda: one.inside == 1)
+        for _ in range(20):
+            api.leaves()
+        assert api.ask(timeout=10)[0] == 200
+        join(threads)
+        assert len(one.seen) == 2, "those that had left the queue never reached the instance"
+        for _ in range(20):  # and those that leave while it works for them
+            api.leaves()
+        assert api.ask(timeout=10)[0] == 200
+
+
+def test_failures_give_their_places_back(nginx: str, tmp_path: Path) -> None:
+    """Also where nginx answers by itself, within another location."""
+    with backends(Slow("slow", hang=1.5)) as (slow,):
+        with gated(tmp_path, nginx, [free_port()]) as api:
+            assert [api.ask()[0] for _ in range(5)] == [502] * 5
+        folder = tmp_path / "b"
+        folder.mkdir()
+        with gated(folder, nginx, [slow.port], Gate(wait=20), read_timeout=1.0) as api:
+            assert [api.ask()[0] for _ in range(3)] == [504] * 3
+
+
+def test_a_worker_that_dies_takes_no_place_with_it(nginx: str, tmp_path: Path) -> None:
+    with backends(Slow("one", hang=0.5)) as (one,), gated(tmp_path, nginx, [one.port]) as api:
+        threads = [threading.Thread(target=api.leaves, args=(2.0,))]
+        threads[0].start()
+        until(lambda: one.inside == 1)
+        (before,) = api.workers()
+        os.kill(before, signal.SIGKILL)
+        until(lambda: api.workers() not in ([], [before]))
+        assert [api.ask(timeout=10)[0] for _ in range(3)] == [200] * 3
+        join(threads)
+
+
+# --------------------------------------------------------------------------------------- reloads
+def test_across_a_reload_the_slots_are_counted_once(nginx: str, tmp_path: Path) -> None:
+    with backends(Slow("one", hang=0.3)) as (one,), gated(tmp_path, nginx, [one.port]) as api:
+        threads = api.many(6, apart=0.02)
+        for _ in range(3):
+            os.kill(api.master, signal.SIGHUP)
+            time.sleep(0.25)
+        threads += (more := api.many(4, apart=0.02))
+        join(threads)
+        assert api.statuses == [200] * 4
+        assert len(more) == 4
+        assert one.most == 1
+        assert len(one.seen) == 10
+
+
+def test_who_waits_at_a_lease_is_not_sent_to_the_instance_that_is_leased(nginx: str, tmp_path: Path) -> None:
+    """Those in the old workers' queue go to the new workers, which know what is down."""
+    with (
+        backends(Slow("one", hang=0.4), Slow("two", hang=0.4)) as (one, two),
+        gated(tmp_path, nginx, [one.port, two.port]) as api,
+    ):
+        threads = api.many(12)
+        until(lambda: one.inside == 1 and two.inside == 1)
+        api.down(two.port)
+        until(lambda: two.inside == 0, 20)
+        had = len(two.seen)
+        join(threads)
+        assert api.statuses == [200] * 12
+        assert had <= 2
+        assert len(two.seen) == had, "drained stays drained"
+        assert one.most == 1, "half the slots are gone"
+        log = (tmp_path / "log-ogen/balancer-api.log").read_text()
+        clients = [json.loads(line)["client"] for line in log.splitlines()]
+        assert clients == ["127.0.0.1"] * 12, "each request is in the log once"
+
+
+def test_when_all_are_down_the_gate_does_not_hold_requests_back(nginx: str, tmp_path: Path) -> None:
+    with backends(Slow("one")) as (one,), gated(tmp_path, nginx, [one.port]) as api:
+        api.down(one.port)
+        until(lambda: api.ask()[0] == 502)
+
+
+# ------------------------------------------------------------------------------- several gates
+def permits(folder: Path, ports: int, gates: int, number: int) -> int:
+    """What the rendered router makes of its share, by its own formula."""
+    names = tuple(f"api@edge{n}" for n in range(gates))
+    plan = plan_of([11434 + n for n in range(ports)], 8080, Gate())
+    entry = replace(plan.entries[0], gates=(*names[:number], "api@edge", *names[number + 1 :]))
+    plan = replace(plan, entries=(entry,), hosts=(plan.hosts[0], replace(plan.hosts[1], entries=(entry,))))
+    (release,) = render(plan, host="edge")
+    text = next(f.content.decode() for f in release.files if f.path.endswith("router.conf"))
+    found = re.search(r"local GATES, GATE = (\d+), (\d+)", text)
+    assert found
+    count, mine = int(found[1]), int(found[2])
+    return max(1, (ports - 1 - mine) // count + 1)
+
+
+@pytest.mark.parametrize(("slots", "gates"), [(4, 2), (5, 2), (7, 3), (3, 3)])
+def test_gates_share_all_slots(slots: int, gates: int, tmp_path: Path) -> None:
+    assert sum(permits(tmp_path, slots, gates, number) for number in range(gates)) == slots
+
+
+def test_each_gate_of_a_plan_knows_the_others() -> None:
+    from ogen.inventory.model import Host, Inventory, Rollout
+    from ogen.plan.entries import build_entries
+
+    members = [Member("gpu1", "gpu0", "192.0.2.11", 11434, 1)]
+    hosts = (Host("edge1", "192.0.2.1"), Host("edge2", "192.0.2.2"))
+    balancers = (
+        Balancer("a", "edge1,edge2", gate=Gate()),
+        Balancer("b", "edge1", listen=8081, gate=Gate()),
+        Balancer("c", "edge1", listen=8082),
+    )
+    inventory = Inventory(hosts, (), balancers, {}, Rollout(), ".", "inventory.yaml")
+    entries, problems = build_entries(inventory, {"chat": pool("chat", members)}, {})
+    assert not problems
+    gates: list[Entry] = list(entries)
+    assert [entry.gates for entry in gates] == [("a@edge1", "a@edge2", "b@edge1")] * 2 + [()]
