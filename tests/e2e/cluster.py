@@ -43,7 +43,7 @@ hosts:
   gpu2: {{address: {gpu2}}}
   edge: {{address: {edge}}}
 balancers:
-  api: {{hosts: [edge], listen: 8080}}
+  api: {{hosts: [edge], listen: 8080, gate: true}}
 """
 
 
