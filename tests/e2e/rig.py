@@ -33,7 +33,7 @@ USUAL: dict[str, object] = {"user": "admin", "password": "", "port": "", "listen
 SIDE = "  side: {{hosts: [{box}], listen: 8088, routing: single, pool: chat}}\n"
 BARE = """
 apt-get -qq update
-apt-get -qq -y install nginx libnginx-mod-http-js >/dev/null
+apt-get -qq -y install nginx libnginx-mod-http-js libnginx-mod-http-lua lua-cjson >/dev/null
 systemctl -q disable --now nginx
 useradd --system --create-home --home-dir /usr/share/ollama --shell /bin/false ollama
 install -d -o ollama -g ollama /var/lib/ollama /var/lib/ollama/models /var/lib/ollama/models/blobs

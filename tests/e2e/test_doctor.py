@@ -28,7 +28,7 @@ balancers:
 AWAY = "  gone: {{address: 127.0.0.1, ssh: {{port: 1}}, gpus: [{{model: RTX 3090}}]}}\nbalancers:"
 BARE = """
 apt-get -qq update
-apt-get -qq -y install nginx libnginx-mod-http-js >/dev/null
+apt-get -qq -y install nginx libnginx-mod-http-js libnginx-mod-http-lua lua-cjson >/dev/null
 systemctl -q disable --now nginx
 useradd --system --create-home --home-dir /usr/share/ollama --shell /bin/false ollama
 install -d -o ollama -g ollama /var/lib/ollama /var/lib/ollama/models /var/lib/ollama/models/blobs

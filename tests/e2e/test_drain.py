@@ -27,7 +27,7 @@ hosts:
   one: {{address: {one}, gpus: [{{model: RTX 3090, count: 2}}]}}
   two: {{address: {two}, gpus: [{{model: RTX 3090, count: 2}}]}}
 balancers:
-  api: {{hosts: [one, two], listen: 8080}}
+  api: {{hosts: [one, two], listen: 8080, gate: true}}
 rollout: {{batches: [100%]}}
 """
 TOKENS = 20
@@ -234,7 +234,7 @@ hosts:
   e1: {{address: {e1}}}
   e2: {{address: {e2}}}
 balancers:
-  api: {{hosts: [e1, e2], listen: 8080}}
+  api: {{hosts: [e1, e2], listen: 8080, gate: true}}
 """
 LONG = {"token_ms": 300, "tokens": 100, "load_ms": 10_000}  # streams of 30 s, loads of 10 s
 

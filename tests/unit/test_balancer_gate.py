@@ -89,6 +89,13 @@ class Gated:
             )
             time.sleep(after)
 
+    def queues(self) -> Any:
+        """What the private socket says."""
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(str(self.folder / "run-balancer-api/release.sock"))
+            link.sendall(b"GET /queues HTTP/1.0\r\n\r\n")
+            return json.loads(link.makefile("rb").read().split(b"\r\n\r\n", 1)[1])
+
     @property
     def master(self) -> int:
         return int((self.folder / "run-balancer-api/nginx.pid").read_text())
@@ -212,6 +219,20 @@ def test_show_waits_for_nobody(nginx: str, tmp_path: Path) -> None:
         until(lambda: one.inside == 1)
         assert api.ask(path="/api/show")[0] == 200
         join(threads)
+
+
+def test_the_private_socket_tells_of_the_queue_and_the_log_how_long_each_waited(
+    nginx: str, tmp_path: Path
+) -> None:
+    with backends(Slow("one", hang=0.4)) as (one,), gated(tmp_path, nginx, [one.port]) as api:
+        threads = api.many(3, apart=0.02)
+        assert api.queues() == {"pool_chat": {"slots": 1, "running": 1, "waiting": 2}}
+        join(threads)
+        until(lambda: api.queues() == {"pool_chat": {"slots": 1, "running": 0, "waiting": 0}})
+        lines = (tmp_path / "log-ogen/balancer-api.log").read_text().splitlines()
+        waited = [json.loads(line)["waited"] for line in lines]
+        assert waited[0] == 0
+        assert 0.2 < waited[1] < waited[2]
 
 
 # ------------------------------------------------------------------------------ places come back

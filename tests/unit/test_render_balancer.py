@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -378,6 +379,93 @@ def test_client_options(gate: Gate | None, nginx: str, tmp_path: Path) -> None:
             client.post("/api/chat", {"model": "chat", "Options": {"num_ctx": "x"}, "KEEP_ALIVE": 0})
             assert json.loads(one.seen[-1]["body"]) == {"model": "chat", "options": {}}
             assert one.seen[-1]["headers"]["Content-Length"] == str(len(one.seen[-1]["body"]))
+
+
+@TIERS
+def test_admins_may_ask_for_what_changes_models(gate: Gate | None, nginx: str, tmp_path: Path) -> None:
+    with backends(Backend("one")) as (one,):
+        port = free_port()
+        release = serve(
+            port, [pool("chat", [member(one.port)])], keys=Secret("env", "KEYS"), admins=("alice",), gate=gate
+        )
+        with running(release, tmp_path, nginx, [port]):
+            client = Client(port)
+            alice, bob = "0123456789abcdef-alice", 'fedcba9876543210$"\\.*'
+            for path in ("/api/pull", "/api/create", "/api/blobs/sha256:" + "0" * 64):
+                assert client.post(path, {"model": "x"}, x_api_key=bob) == (
+                    403,
+                    {"error": "not allowed here"},
+                )
+                assert client.post(path, {"model": "x"})[0] == 401
+            assert not one.seen
+            for path in ("/api/pull", "/api/create", "/api/blobs/sha256:" + "0" * 64):
+                assert client.post(path, {"model": "x"}, x_api_key=alice)[1] == {"by": "one", "path": path}
+            assert client.ask("DELETE", "/api/delete", {"model": "x"}, x_api_key=alice)[0] == 200
+            assert not {h.lower() for seen in one.seen for h in seen["headers"]} & {"x-api-key"}
+            for path in ("/api/blobs/x", "/api/pull/", "/debug/pprof/"):
+                assert client.post(path, {}, x_api_key=alice)[0] == 403
+
+
+def test_an_admin_needs_a_key() -> None:
+    with pytest.raises(RenderError, match="admins without a key: carol"):
+        serve(8080, [pool("chat", [member(11434)])], keys=Secret("env", "KEYS"), admins=("carol",))
+
+
+@TIERS
+def test_limits_are_each_keys_own(gate: Gate | None, nginx: str, tmp_path: Path) -> None:
+    with backends(Backend("one")) as (one,):
+        port = free_port()
+        limits = Limits(Limit("1/m", burst=1), {"bob": Limit("600/m", burst=50)})
+        pools = [pool("chat", [member(one.port)])]
+        release = serve(port, pools, keys=Secret("env", "KEYS"), limits=limits, gate=gate)
+        with running(release, tmp_path, nginx, [port]):
+            client, body = Client(port), {"model": "chat"}
+            alice, bob = "0123456789abcdef-alice", 'fedcba9876543210$"\\.*'
+            assert [client.post("/api/chat", body, x_api_key=alice)[0] for _ in range(4)] == [
+                200,
+                200,
+                429,
+                429,
+            ]
+            assert [client.post("/api/chat", body, x_api_key=bob)[0] for _ in range(20)] == [200] * 20
+            status, error, headers = client.ask("POST", "/v1/messages", body, x_api_key=alice)
+            assert (status, error["type"], headers["retry-after"]) == (429, "error", "60")
+
+
+@TIERS
+@pytest.mark.parametrize("keys", [None, Secret("env", "KEYS")], ids=["open", "keys"])
+def test_a_limit_of_requests_at_once(
+    keys: Secret | None, gate: Gate | None, nginx: str, tmp_path: Path
+) -> None:
+    with backends(Backend("one", hang=0.5)) as (one,):
+        port = free_port()
+        pools = [pool("chat", [member(one.port)])]
+        release = serve(port, pools, keys=keys, limits=Limits(Limit(concurrent=2)), gate=gate)
+        with running(release, tmp_path, nginx, [port]), ThreadPoolExecutor(6) as pool_:
+            asked = [
+                pool_.submit(
+                    Client(port).post, "/api/chat", {"model": "chat"}, x_api_key="0123456789abcdef-alice"
+                )
+                for _ in range(6)
+            ]
+            assert sorted(each.result()[0] for each in asked) == [200, 200, 429, 429, 429, 429]
+
+
+def test_backups_are_asked_when_no_other_answers(nginx: str, tmp_path: Path) -> None:
+    with backends(Backend("one"), Backend("spare")) as (one, spare):
+        port = free_port()
+        second = replace(member(spare.port, "gpu1"), backup=True)
+        with running(serve(port, [pool("chat", [member(one.port), second])]), tmp_path, nginx, [port]):
+            assert {Client(port).post("/api/chat", {"model": "chat"})[1]["by"] for _ in range(10)} == {"one"}
+        port, folder = free_port(), tmp_path / "b"
+        folder.mkdir()
+        members = [member(free_port()), second]
+        with running(serve(port, [pool("chat", members)]), folder, nginx, [port]):
+            assert {Client(port).post("/api/chat", {"model": "chat"})[1]["by"] for _ in range(10)} == {
+                "spare"
+            }
+        text = text_of(serve(port, [pool("chat", [second])]), "/etc/ogen/current/balancers/api/nginx.conf")
+        assert "backup" not in text, "a pool of backups alone has no server for nginx"
 
 
 # ---------------------------------------------------------------------------------- how it fails

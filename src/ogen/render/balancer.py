@@ -124,6 +124,7 @@ def _values(entry: Entry, host: str, folder: str) -> dict[str, Any]:
     limited = limits(balancer, ident)
     log = [f',"key":"${ident}_key"'] if balancer.keys else []
     log += [f',"model":"${ident}_model","pool":"${ident}_pool"'] if router else []
+    log += [f',"waited":${ident}_waited'] if router == "lua" else []
     return {
         "name": balancer.name,
         "host": host,
