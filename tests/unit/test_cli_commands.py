@@ -144,7 +144,7 @@ def test_discover_writes_a_piece_of_inventory() -> None:
     facts = {
         "hostname": "GPU-Box.example.org",
         "ollama": "0.32.15",
-        "nginx": {"version": "1.22.1"},
+        "nginx": {"version": "1.22.1", "modules": ["ngx_http_js_module.so"]},
         "gpus": [
             {"name": "NVIDIA GeForce RTX 3090", "uuid": "GPU-1111", **card},
             {"name": "Odd: } \x1b[2J\nCard", "uuid": "GPU-2222\n  evil: 1", **card},
@@ -163,7 +163,9 @@ def test_discover_writes_a_piece_of_inventory() -> None:
             ],
         }
     }
-    assert "driver 550.54, nginx 1.22.1" in text
+    assert "driver 550.54, nginx 1.22.1 (routing by_model)" in text
+    plain = snippet(Host("a", "192.0.2.9"), {"nginx": {"version": "1.22.1", "modules": []}})
+    assert "nginx 1.22.1 (neither routing by_model nor a gate)" in plain
 
 
 def test_discover_this_machine() -> None:

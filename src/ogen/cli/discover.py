@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(
     r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<address>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(?P<port>\d+))?"
 )
+_MODULES = {"ngx_http_js_module.so": "routing by_model", "ngx_http_lua_module.so": "gate"}
 
 
 @click.command()
@@ -83,7 +84,7 @@ def snippet(host: Host, facts: Mapping[str, Any]) -> str:
     lines = [f"  {name or 'host'}:"]
     about = [f"Ollama {facts.get('ollama') or 'not installed'}"]
     about += [f"driver {driver}" for driver in sorted({str(g.get("driver")) for g in facts.get("gpus", ())})]
-    about.append(f"nginx {_mapping(facts.get('nginx')).get('version') or 'not installed'}")
+    about.append(_nginx(_mapping(facts.get("nginx"))))
     lines.append("    # " + console.safe(", ".join(about)).replace("\n", " "))
     lines.append(f"    address: {host.address}")
     if host.connection == "local":
@@ -98,6 +99,14 @@ def snippet(host: Host, facts: Mapping[str, Any]) -> str:
         lines.append("    gpus:")
         lines += [f"      - {{{_card(gpu)}}}" for gpu in facts["gpus"]]
     return "\n".join(lines)
+
+
+def _nginx(facts: Mapping[str, Any]) -> str:
+    """Its version, and what of a balancer it can do with the modules that it has."""
+    if not facts.get("version"):
+        return "nginx not installed"
+    can = [word for module, word in _MODULES.items() if module in facts.get("modules", ())]
+    return f"nginx {facts['version']} ({', '.join(can) or 'neither routing by_model nor a gate'})"
 
 
 def _card(gpu: Mapping[str, Any]) -> str:
