@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import alarm, frames, gate, leftover, links, owner, recovery, stage, store, transaction
+from . import alarm, closing, frames, gate, leftover, links, owner, recovery, stage, store, transaction
 from .errors import AgentError, plainly
 from .frames import Message
 from .session import Session
@@ -145,6 +145,7 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
         session.wire.tell,
         lambda line: gate.pass_on(host.disk, host.machine, session.wire, line),
     )
+    closing.announce(session)
     session.wire.send({"reply": "result", **result, "skipped": skipped})
 
 
@@ -180,6 +181,7 @@ def _await_commit(session: Session, first: Dict[str, Any], asked: float) -> None
 def attach(session: Session, message: Message, data: bytes) -> None:
     """Watches a transaction to its end, or tells how it ended."""
     result = owner.follow(session.host, str(message["tx"]), session.wire.tell)
+    closing.announce(session)
     session.wire.send({"reply": "result", **result})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Dict, Iterator, List, Optional
 
-from . import alarm, gate, leases, prove, store, systemd
+from . import admission, alarm, gate, leases, prove, store, systemd
 from .errors import AgentError, disk_failed, plainly
 from .gate import Gate, Lost, Say
 from .journal import Record
@@ -38,6 +38,7 @@ class Transaction:
         self.systemd = Systemd(host.machine, quick=quick)
         self.wish = host.store.manifest(self.first["to"])
         self.force = host.store.manifest(self.first["from"])
+        self.beside = admission.union(self.wish, self.force, self.first.get("leaving", {}))
         self.notes: List[str] = []
         self.on_its_own = False
         self.behind: Optional[List[AgentError]] = None  # on the way back: what could not be had again
@@ -71,12 +72,14 @@ class Transaction:
 
     def forward(self) -> None:
         self.tell("commit", "flip", None)
+        admission.put(self.host.disk, self.beside)
         self.record("FLIP")
         flip(self.host, self.first["to"])
         drop_links(self.host.disk, late(self.first["remove"]))
         add_links(self.host.disk, self.first["add"], after_flip=True)
         if self.host.live:
             self.systemd.reload_files()
+            admission.prove(self.host.machine, self.wish, self.beside)
             self.hold_off()
             self.instances(self.wish, self.force)
             self.versions()
@@ -262,6 +265,7 @@ class Transaction:
         wish, force, disk = self.force, self.wish, self.host.disk  # the other way round
         drop_links(disk, late(self.first["add"]))
         flip(self.host, self.first["from"])
+        admission.put_back(disk, self.host.machine, self.first)
         old = self.host.store.links(self.first["from"])
         drop_links(disk, {p: t for p, t in self.first["add"].items() if p not in old})
         for after_flip in (False, True):
@@ -370,5 +374,6 @@ class Transaction:
             "log": list(error.log)[-20:] if error else [],
             "hint": error.hint if error else None,
             "restarted": sorted(self.done),
+            "leaving": sorted({a for some in admission.leaving(self.host.disk).values() for a in some}),
             "seconds": round(self.host.machine.now() - self.started, 1),
         }

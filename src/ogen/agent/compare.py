@@ -7,7 +7,7 @@ import os
 import stat
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
-from . import alarm, drift, journal, librarian, locks, prove, store, systemd
+from . import admission, alarm, drift, journal, librarian, locks, prove, store, systemd
 from . import disk as names
 from .disk import Disk
 from .machine import Machine
@@ -45,7 +45,11 @@ def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool)
         "idle": journal.Journal(disk).state() == "idle",
         "instances": [i["instance"] for i in own["instances"]],
         "serving": {
-            i["instance"]: {"port": i["port"], "models": [m["model"] for m in i["models"]]}
+            i["instance"]: {
+                "port": i["port"],
+                "models": [m["model"] for m in i["models"]],
+                "admits": i.get("admits"),
+            }
             for i in own["instances"]
         },
         "pools": {b["balancer"]: b.get("pools", {}) for b in own["balancers"]},
@@ -216,8 +220,11 @@ def _running(disk: Disk, machine: Machine, wish: store.Manifest, own: store.Mani
         "stop": systemd.removed(wish, own),
         "models": [],
         "skipped": [],
+        "admission": {},
     }
     if disk.relocated:
+        report["admission"] = admission.behind(disk, admission.leaving(disk))
+        report["reload"], report["why"] = sorted(report["admission"]), dict(report["admission"])
         return {**report, "stop": [], "skipped": ["systemd", "models", "nginx -t"]}
     asked = sorted({*drift.names_of(wish), *drift.names_of(own)})
     seen = systemd.states(machine, asked)
@@ -237,5 +244,17 @@ def _running(disk: Disk, machine: Machine, wish: store.Manifest, own: store.Mani
         if decisions.get(proof["unit"], "keep") == "keep" and served.get(proof["unit"]) != proof["hash"]
     ]
     report["models"] = [m["name"] for m in librarian.missing(wish)]
-    report["why"] = drift.reasons(own, seen, served)
+    report["admission"] = _admission(disk, own, wish, seen)
+    units = {unit["name"] for unit in wish["units"]} - {*report["restart"], *report["reload"]}
+    report["reload"] += sorted(units & set(report["admission"]))
+    report["why"] = {**report["admission"], **drift.reasons(own, seen, served)}
     return report
+
+
+def _admission(
+    disk: Disk, own: store.Manifest, wish: store.Manifest, seen: Dict[str, systemd.State]
+) -> Dict[str, str]:
+    """Why instances let in others than the release in force says, by unit."""
+    beside = admission.leaving(disk)
+    foreign = list(drift.dropins(disk, own, wish))
+    return {**admission.behind(disk, beside), **admission.reasons(own, seen, beside, foreign)}

@@ -25,6 +25,7 @@ ROOTS = (
     "/etc/logrotate.d",
     "/etc/tmpfiles.d",
     "/run/ogen",
+    "/run/systemd/system",
 )
 NEW = ".new"  # what a file or symlink is called until it takes its place
 _OPEN = 64  # files that wait for their sync at once

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List
 
-from . import store, systemd
+from . import admission, store, systemd
 from .disk import Disk
 
 SAME = "same"
@@ -59,8 +59,9 @@ def dropins(disk: Disk, own: store.Manifest, wish: store.Manifest) -> Iterator[s
     for above in _FOLDERS:
         for folder in disk.names(above):
             if folder.endswith(".d") and (folder.startswith("ogen-") or folder == "ogen.target.d"):
+                ours = {*known, "%s/%s/%s" % (admission.RUN, folder, admission.NAME)}
                 paths = ("%s/%s/%s" % (above, folder, name) for name in disk.names(above + "/" + folder))
-                yield from (path for path in paths if path.endswith(".conf") and path not in known)
+                yield from (path for path in paths if path.endswith(".conf") and path not in ours)
 
 
 def reasons(own: store.Manifest, seen: Dict[str, systemd.State], served: Dict[str, str]) -> Dict[str, str]:

@@ -7,11 +7,12 @@ host starts without the code that changes it.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from . import frames
 from .errors import AgentError, disk_failed
 from .frames import Message
+from .locks import Lock
 from .transaction import Host
 from .wire import Silence, Wire
 
@@ -30,6 +31,7 @@ OPERATIONS = {
     "gc": "changes",
     "remove": "changes",
     "restart": "restarts",
+    "close": "closing",
     "connections": "looks",
     "lease": "leases",
     "unlease": "leases",
@@ -46,6 +48,7 @@ class Session:
         self.host = host
         self.wire = wire
         self.bundle = bundle
+        self.leaving: Optional[Lock] = None  # while this rollout is to close what it left open (admission.py)
 
     def reply(self, **values: Any) -> None:
         self.wire.send({"reply": "ok", **values})

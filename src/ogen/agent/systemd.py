@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .errors import AgentError, Unproven
 from .machine import Machine
@@ -11,14 +11,17 @@ from .store import CURRENT, Manifest
 HASH = "OGEN_UNIT_HASH"
 #: kinds of units whose process shows the hash of the text that it was started from
 RUNNING = ("instance", "balancer", "service")
-_SHOWN = "Id,LoadState,ActiveState,SubState,MainPID,InvocationID,NRestarts,Result,UnitFileState"
+_SHOWN = (
+    "Id,LoadState,ActiveState,SubState,MainPID,InvocationID,NRestarts,Result,UnitFileState,IPAddressAllow"
+)
 
 
 class State(NamedTuple):
     """A unit as systemd sees it; `hash` is read from the running process, "" if it shows none.
 
     stale: an instance whose view of the models is not that of the release in force: the folder that it
-    has bound was removed, or somebody edited it.
+    has bound was removed, or somebody edited it. admits: networks that may talk to it, None where systemd
+    does not say.
     """
 
     name: str
@@ -29,6 +32,7 @@ class State(NamedTuple):
     loaded: str = "not-found"
     hash: str = ""
     stale: bool = False
+    admits: Optional[Tuple[str, ...]] = None
 
     @property
     def up(self) -> bool:
@@ -62,6 +66,7 @@ def _state(machine: Machine, name: str, block: Dict[str, str]) -> State:
         loaded=block.get("LoadState", "not-found"),
         hash=environment.get(HASH, ""),
         stale=bool(pid) and name.startswith("ogen-ollama-") and _unlinked(machine.mounts(pid)),
+        admits=tuple(block["IPAddressAllow"].split()) if "IPAddressAllow" in block else None,
     )
 
 

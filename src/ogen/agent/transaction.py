@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from . import journal, links, locks, store, systemd
+from . import admission, journal, links, locks, store, systemd
 from .disk import Disk
 from .errors import Changed
 from .machine import Machine
@@ -120,6 +120,7 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
         "remove": remove,
         "active": _active(host, wish, force),
         "edited": damage,
+        "leaving": admission.leaving(host.disk),
         "boot": host.machine.boot(),
         "patience": request.patience._asdict(),
         "gated": request.gated,
@@ -146,6 +147,7 @@ def abort(host: Host, first: Dict[str, Any], why: str) -> None:
     gone = {p: t for p, t in first["remove"].items() if host.disk.lstat(p) is None}
     for after_flip in (False, True):
         links.add_links(host.disk, gone, after_flip)
+    admission.put_back(host.disk, host.machine, first)
     host.journal.add("END", how="aborted", why=why)
 
 

@@ -5,12 +5,13 @@ Nothing here imports paramiko until a host is contacted through it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import HostError
 from ..inventory.model import Host
+from . import closing
 from .access import Keyring
 from .contact import Contact, contact
 from .leases import Leases, Pools, pools_of
@@ -150,8 +151,31 @@ def rollback(
                 return host.rollback(goal, grants)
 
         with ExitStack() as stack:
-            found = _with(_reach(hosts, options, on_event, stack), one, options)
-    return Outcome(tuple(_rolled(host, found[host.name]) for host in hosts))
+            reached = _reach(hosts, options, on_event, stack)
+            found = _with(reached, one, options)
+            return Outcome(tuple(_closed(hosts, reached, found, options, pools)))
+
+
+def _closed(
+    hosts: Sequence[Host],
+    reached: Mapping[str, Contact | HostError],
+    found: Mapping[str, Mapping[str, Any] | HostError],
+    options: Options,
+    pools: Pools,
+) -> Iterator[HostResult]:
+    """The results, when instances have stopped letting in balancers that are none in the earlier releases."""
+    results = {host.name: _rolled(host, found[host.name]) for host in hosts}
+    late = [name for name, result in results.items() if result.status not in WELL]
+    keep = closing.balancing(pools, hosts, results)
+
+    def one(opened: Contact) -> str:
+        done = found[opened.host.name]
+        addresses = () if isinstance(done, HostError) else closing.leaving(done)
+        return "" if addresses == () else closing.close(opened, addresses, keep, late)
+
+    said = _with(reached, one, options)
+    for name, result in results.items():
+        yield result if result.status not in WELL or not said[name] else closing.noted(result, said[name])
 
 
 def _rolled(host: Host, found: Mapping[str, Any] | HostError) -> HostResult:

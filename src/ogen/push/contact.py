@@ -141,6 +141,13 @@ class Contact:
         """`leases` in force, and `returning` servers."""
         return self.ask({"op": "leases"})[0]
 
+    def close(self, keep: Iterable[str]) -> list[str]:
+        """Instances let in the balancers of their release, and of others only those in `keep`: these it
+        returns."""
+        message = {"op": "close", "keep": sorted(keep), "who": self.options.who}
+        left: list[str] = self.ask(message)[0]["open"]
+        return left
+
     def _request(self, base: str | None) -> dict[str, Any]:
         options = self.options
         return {

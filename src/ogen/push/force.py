@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .results import WELL, Comparison, HostResult, Serving, Target
@@ -14,8 +16,14 @@ Place = tuple[str, str]  # (host, instance)
 
 
 def loses(target: Target, seen: Comparison) -> bool:
-    """Whether an instance that is in force now is no longer wanted."""
-    return bool(set(seen.instances) - {p.instance for p in target.release.instances})
+    """Whether an instance or a balancer that is in force now is no longer wanted."""
+    gone = set(seen.instances) - {p.instance for p in target.release.instances}
+    return bool(gone) or sheds(target, seen)
+
+
+def sheds(target: Target, seen: Comparison) -> bool:
+    """Whether a balancer that is in force now is no longer wanted."""
+    return bool(set(seen.pools) - {p.balancer for p in target.release.balancers})
 
 
 def stages(targets: Sequence[Target], seen: Mapping[str, Comparison]) -> tuple[list[Target], ...]:
@@ -39,7 +47,8 @@ def stages(targets: Sequence[Target], seen: Mapping[str, Comparison]) -> tuple[l
 def offered(target: Target) -> dict[str, Serving]:
     """What the host's instances serve once its release is in force."""
     return {
-        p.instance: Serving(p.port, frozenset(m.model for m in p.models)) for p in target.release.instances
+        p.instance: Serving(p.port, frozenset(m.model for m in p.models), frozenset(p.admits))
+        for p in target.release.instances
     }
 
 
@@ -63,7 +72,7 @@ def in_force(
         if (result and result.status in WELL) or (before and before.unchanged):
             now = offered(target)
         elif result and result.status in ("failed", "unreachable", "stuck", "interrupted"):
-            now = {i: s for i, s in offered(target).items() if i in old and _alike(old[i], s)}
+            now = {i: _both(old[i], s) for i, s in offered(target).items() if i in old and _alike(old[i], s)}
         else:
             now = old
         found |= {(name, instance): serving for instance, serving in now.items()}
@@ -72,6 +81,21 @@ def in_force(
 
 def _alike(old: Serving, new: Serving) -> bool:
     return old.meets(new.port, None) and (old.models is None or old.models == new.models)
+
+
+def _both(old: Serving, new: Serving) -> Serving:
+    """Whichever of the two is in force, it admits these."""
+    sides = [side for side in (old.admits, new.admits) if side is not None]
+    return replace(new, admits=frozenset.intersection(*sides) if sides else None)
+
+
+def source(reached_at: str) -> str:
+    """The address from which a host's balancers come, as instances admit it; empty where it can't be told."""
+    try:
+        found = ipaddress.ip_address(reached_at)
+    except ValueError:
+        return ""
+    return "" if found.is_loopback else str(found)
 
 
 def listed(target: Target) -> tuple[Seat, ...]:
@@ -85,9 +109,10 @@ def listed(target: Target) -> tuple[Seat, ...]:
     return tuple(Seat("", host, instance) for host, instance in sorted(target.needs))
 
 
-def serves(seat: Seat, force: Mapping[Place, Serving]) -> bool:
+def serves(seat: Seat, force: Mapping[Place, Serving], address: str = "") -> bool:
+    """Whether it is in force, and lets in the balancer at `address`."""
     found = force.get((seat.host, seat.instance))
-    return found is not None and found.meets(seat.port, seat.model)
+    return found is not None and found.meets(seat.port, seat.model, address)
 
 
 def lacking(
@@ -97,7 +122,7 @@ def lacking(
     asleep: Collection[str] = (),
     listed_now: Collection[tuple[str, str]] = (),
 ) -> list[Seat]:
-    """What a balancer host's release lists, but is not in force.
+    """What a balancer host's release lists, but is not in force, or does not let it in.
 
     Instances of hosts that are not part of this rollout are taken to be as they were. So are those of
     `asleep`, hosts that could not be asked, as far as the balancer has them in `listed_now`: pool and
@@ -108,7 +133,7 @@ def lacking(
         seat
         for seat in listed(target)
         if seat.host in ours
-        and not serves(seat, force)
+        and not serves(seat, force, source(target.host.reached_at))
         and not (seat.host in asleep and (seat.pool, str(seat)) in listed_now)
     ]
 

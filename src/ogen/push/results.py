@@ -139,8 +139,12 @@ class Serving:
 
     port: int | None = None
     models: frozenset[str] | None = None
+    admits: frozenset[str] | None = None  # addresses of balancers on other hosts
 
-    def meets(self, port: int | None, model: str | None) -> bool:
+    def meets(self, port: int | None, model: str | None, address: str = "") -> bool:
+        """Whether it is reached at the port with the model; by the balancer at `address`, if one is given."""
+        if address and self.admits is not None and address not in self.admits:
+            return False
         return (None in (port, self.port) or port == self.port) and (
             self.models is None or model is None or model in self.models
         )
@@ -168,6 +172,7 @@ class Comparison:
     pools: Mapping[str, Mapping[str, tuple[str, ...]]] = field(
         default_factory=dict
     )  # what balancers list now
+    admission: Mapping[str, str] = field(default_factory=dict)  # instance's unit → whom it lets in wrongly
     why: Mapping[str, str] = field(default_factory=dict)  # unit or link → how it left the release in force
 
     def on_host(self, wish: Release) -> Release:
@@ -208,14 +213,20 @@ def comparison(host: str, report: Mapping[str, Any], texts: bytes) -> Comparison
         files=tuple(_seen(one, source) for one in report["files"]),
         missing=frozenset(report["missing"]),
         locked=report["locked"],
-        serving={i: Serving(one["port"], frozenset(one["models"])) for i, one in report["serving"].items()},
+        serving={i: _serving(one) for i, one in report["serving"].items()},
         pools={b: {p: tuple(m) for p, m in pools.items()} for b, pools in report["pools"].items()},
         why=dict(report["why"]),
+        admission=dict(report["admission"]),
         **{
             k: tuple(report[k])
             for k in ("restart", "reload", "stop", "models", "links", "instances", "skipped")
         },
     )
+
+
+def _serving(one: Mapping[str, Any]) -> Serving:
+    admits = one.get("admits")
+    return Serving(one["port"], frozenset(one["models"]), None if admits is None else frozenset(admits))
 
 
 def _seen(one: Mapping[str, Any], texts: io.BytesIO) -> Seen:

@@ -1,8 +1,9 @@
 """Over hosts: look at all of them, then expand → switch → contract.
 
-expand: hosts that lose no instance. switch: hosts with balancers. contract: hosts that lose one, when
-nobody routes to it any more. Hosts with instances change in batches (`batches`), the first being the canary:
-if a host of it fails, no other host with instances is started, and neither if more than `max_fail` did.
+expand: hosts that lose no instance. switch: hosts with balancers. contract: hosts that lose an instance or
+their balancer, when nobody routes to it any more; then instances stop letting in the balancers that are
+gone. Hosts with instances change in batches (`batches`), the first being the canary: if a host of it fails,
+no other host with instances is started, and neither if more than `max_fail` did.
 
 A balancer is switched when every instance that it will list is in force. If some never will be, because
 their host failed or was not started, it gets the release without them, and the next apply puts them in.
@@ -24,9 +25,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ..errors import ConnectError, HostError, LockedError, OfflineError, RemoteError, RolledBack
+from . import closing
 from .batches import cut, share
 from .contact import Contact, contact
-from .force import in_force, stages, swaps
+from .force import in_force, sheds, stages, swaps
 from .leases import Leases, Pools
 from .results import (
     CONSEQUENCE,
@@ -97,6 +99,7 @@ class Rollout:
     begun: set[str] = field(default_factory=set)  # hosts whose transaction was started
     counted: int = 0  # hosts that have something to do, or could not say whether they have
     canaries: tuple[str, ...] = ()  # those that failed
+    leaving: dict[str, Sequence[str] | None] = field(default_factory=dict)  # host → what it still admits
     without: dict[str, tuple[str, ...]] = field(default_factory=dict)  # balancer host → what it can't list
 
     def run(self) -> Outcome:
@@ -113,8 +116,31 @@ class Rollout:
             balancers.run()
             balancers.settle()
             self.leases.release()
-            self.batches("contract", balancers.after([t for t in contract if not self.ended(t)]))
+            self.contract(balancers, [t for t in contract if not self.ended(t)])
+            self.close(balancers.late())
         return self.outcome()
+
+    def contract(self, balancers: Switch, targets: Sequence[Target]) -> None:
+        """Balancers before instances: the old one may list the old instance."""
+        first = [t for t in targets if sheds(t, self.seen[t.host.name])]
+        self.batches("contract", balancers.after(first))
+        self.batches("contract", balancers.after([t for t in targets if t not in first], first))
+
+    def close(self, late: Sequence[str]) -> None:
+        """Where instances still let in balancers of the release before, they let in nobody else any more."""
+        keep = closing.balancing(self.pools, [t.host for t in self.targets], self.results)
+
+        def one(name: str) -> str | HostError:
+            try:
+                return closing.close(self.contacts[name], self.leaving[name], keep, late)
+            except HostError as error:
+                return error
+
+        names = [name for name, addresses in self.leaving.items() if addresses != ()]
+        for name, found in zip(names, each(names, one, self.options.parallel), strict=True):
+            if found:
+                self.results[name] = closing.noted(self.results[name], found)
+                self.on_event(done(self.results[name]))
 
     def outcome(self) -> Outcome:
         """How it stands; in the end, or when nobody watches any longer."""
@@ -273,6 +299,7 @@ class Rollout:
                 done = self.contacts[name].apply(target.release, seen, target.uploads, grants)
         except HostError as error:
             return failure(error, time.monotonic() - begun, seen)
+        self.leaving[name] = closing.leaving(done)
         return HostResult(
             name,
             "applied",

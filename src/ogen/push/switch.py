@@ -91,11 +91,16 @@ class Switch:
         """Hosts that swap instances before the balancers know, unless some balancer is out of reach."""
         return self._unless(self._unknown(), swapping)
 
-    def after(self, contract: Sequence[Target]) -> Sequence[Target]:
-        """Hosts that lose an instance, unless some balancer was not switched."""
-        ends = [self.rollout.results.get(t.host.name) for t in self.hosts]
+    def after(self, contract: Sequence[Target], before: Sequence[Target] = ()) -> Sequence[Target]:
+        """Hosts that lose an instance or their balancer, unless some balancer was not switched, or was not
+        taken away from one of the hosts `before`."""
+        return self._unless(self.late(before), contract)
+
+    def late(self, others: Sequence[Target] = ()) -> Sequence[str]:
+        """Hosts whose balancers are not what they should be."""
+        ends = [self.rollout.results.get(t.host.name) for t in (*self.hosts, *others)]
         late = [result.host for result in ends if result and result.status not in (*WELL, "skipped")]
-        return self._unless([*late, *self._unknown()], contract)
+        return [*late, *self._unknown()]
 
     def _unknown(self) -> list[str]:
         """Balancer hosts that did not answer, and were not left out on request."""
@@ -113,7 +118,7 @@ class Switch:
             return targets  # a rollout that was halted does not start them anyway
         names = ", ".join(sorted(set(late)))
         for target in targets:
-            self.withhold(target, f"keeps its instances: balancers were not switched ({names})")
+            self.withhold(target, f"keeps what it has: balancers were not switched ({names})")
         return []
 
     # ------------------------------------------------------------------------ what is really in force

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _DERIVED = re.compile(
-    r"(Environment=OGEN_UNIT_HASH=)[0-9a-f]{16}"  # over a unit's own text
+    r"(Environment=OGEN_UNIT_HASH=)[0-9a-f]{16}"  # over a unit's own text, but for who may talk to it
     r"|(Environment=OGEN_CONFIG=)[0-9a-f]{16}"  # over the monitor's script and settings
     r"|(return 200 \")[0-9a-f]{16}(?=\\n\";)"  # over a balancer's files
     r"|(ogen/[a-z0-9._-]+:)[0-9a-f]{16}\b"  # over what a model is made from

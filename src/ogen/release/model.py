@@ -50,8 +50,9 @@ class File:
 class Unit:
     """A systemd unit of the release and what an apply does with it.
 
-    `hash` is over the unit's text without its own `Environment=OGEN_UNIT_HASH=` line; the agent reads
-    it back from the running process's environment to know what must restart. kinds:
+    `hash` is over the unit's text without its own `Environment=OGEN_UNIT_HASH=` line, and without its
+    `IPAddressAllow=` lines, which systemd applies to what runs; the agent reads it back from the running
+    process's environment to know what must restart. kinds:
     instance, balancer: long-running, proven; service: long-running; timer, oneshot; target.
     """
 
@@ -99,6 +100,7 @@ class InstanceProof:
     version: str  # Ollama's, as the plan has it
     gpus: tuple[str, ...]  # UUIDs where known, else indexes as text; () for none
     models: tuple[Served, ...]
+    admits: tuple[str, ...] = ()  # addresses of balancers on other hosts
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Draft:
 
     def unit(self, name: str, kind: Kind, text: str, where: Where | None = None) -> None:
         """A unit file that carries its own hash in its environment where it has a [Service] section."""
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(_restarting(text).encode()).hexdigest()[:16]
         self.add(
             f"{SYSTEMD}/{name}",
             _with_hash(text, digest) if kind in ("instance", "balancer", "service") else text,
@@ -76,6 +76,12 @@ class Draft:
             balancers=tuple(self.balancers),
             librarian=librarian,
         )
+
+
+def _restarting(text: str) -> str:
+    """What a unit must restart for: not for who may talk to it, which systemd changes at daemon-reload."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("IPAddressAllow="))
 
 
 def _with_hash(text: str, digest: str) -> str:

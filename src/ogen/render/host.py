@@ -62,7 +62,8 @@ def _instance(draft: Draft, instance: Instance) -> None:
     draft.builds.update({model.name: model for model in made})
     for placement, model in zip(instance.placements, made, strict=True):
         draft.views += views(placement, instance.name, model)
-    values = unit_values(host, instance, made, draft.allowed(host.name, instance.name))
+    allowed = draft.allowed(host.name, instance.name)
+    values = unit_values(host, instance, made, allowed)
     where = instance.where or host.where
     draft.unit(instance.unit, "instance", draft.engine.render("ollama.service.j2", values, where), where)
     draft.instances.append(
@@ -73,6 +74,7 @@ def _instance(draft: Draft, instance: Instance) -> None:
             version=host.ollama.version,
             gpus=tuple(gpu.uuid or str(gpu.index) for gpu in instance.gpus),
             models=tuple(_served(placement, instance) for placement in instance.placements),
+            admits=allowed,
         )
     )
 
