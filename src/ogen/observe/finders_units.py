@@ -1,4 +1,4 @@
-"""Findings about the services of instances and balancers: down, dying again and again."""
+"""Findings about the services of instances and balancers: down, dying again and again, open to others."""
 
 from __future__ import annotations
 
@@ -45,4 +45,19 @@ def _unit(case: Case, unit: str, about: str, kind: str, where: Where | None) -> 
         )
 
 
-FINDERS = (units,)
+def admission(case: Case) -> Iterator[Finding]:
+    """Who may talk to an instance is said by its unit, and by what systemd has of it."""
+    names = {instance.unit: instance.name for instance in case.seen.instances}
+    for unit, why in sorted(case.seen.comparison.admission.items()):
+        name = names.get(unit, unit)
+        yield case.finding(
+            "admission",
+            name,
+            f"{unit} {why}",
+            [f"systemctl show -p IPAddressAllow {unit}"],
+            "ogen apply: when all balancers are what they should be, nobody else is let in",
+            case.place(name),
+        )
+
+
+FINDERS = (units, admission)

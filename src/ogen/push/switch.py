@@ -114,12 +114,14 @@ class Switch:
         ]
 
     def _unless(self, late: Sequence[str], targets: Sequence[Target]) -> Sequence[Target]:
-        if not late or self.rollout.halted():
-            return targets  # a rollout that was halted does not start them anyway
+        if not late:
+            return targets
         names = ", ".join(sorted(set(late)))
+        stopped = [t for t in targets if self.rollout.stopped(t)]  # a rollout that was halted says so itself
         for target in targets:
-            self.withhold(target, f"keeps what it has: balancers were not switched ({names})")
-        return []
+            if target not in stopped:
+                self.withhold(target, f"keeps what it has: balancers were not switched ({names})")
+        return stopped
 
     # ------------------------------------------------------------------------ what is really in force
     def reduced(self, waiting: Sequence[Target]) -> list[Target]:
