@@ -258,9 +258,7 @@ def test_a_controller_that_dies_in_between_leaves_all_serving_and_the_next_apply
         boxes.ogen("apply", "--yes")
         again = clients.served[new]
         until(lambda: clients.served[new] > again, 30)
-    print(
-        f"\nedge2 replaced by edge1, a controller killed: {dict(clients.served)}, {len(clients.failed)} failed"
-    )
+    print(f"\na controller killed: {dict(clients.served)} streams whole, {len(clients.failed)} failed")
     assert not clients.failed
     assert instances(boxes) == before
     assert admitted(boxes) == {"edge1"}

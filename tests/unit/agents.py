@@ -37,7 +37,10 @@ def host(folder: Path, before: Hook | None = None) -> Host:
 def ask(one: Host, op: str, **message: Any) -> dict[str, Any]:
     """The agent's last word on a request."""
     wire = Wire()
-    session.Session(one, wire).answer({"op": op, "who": "test", **message}, message.pop("data", b""))
+    made = session.Session(one, wire)
+    made.answer({"op": op, "who": "test", **message}, message.pop("data", b""))
+    if made.leaving:
+        made.leaving.drop()  # as the kernel does when a session's process ends
     return wire.said[-1]
 
 

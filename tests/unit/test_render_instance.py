@@ -160,6 +160,20 @@ def test_the_hash_tells_what_must_restart() -> None:
         assert after[1] != before[1]
 
 
+def test_who_may_talk_to_an_instance_is_no_reason_to_restart_it() -> None:
+    balancers = [(Balancer("api", "edge"), [pool("chat", [Member("gpu1", "gpu0", "192.0.2.11", 11434, 2)])])]
+    first, second = (
+        release_of(instance(), balancers=balancers, edge=Host("edge", address))
+        for address in ("192.0.2.10", "192.0.2.99")
+    )
+    texts = [text_of(one, UNIT.format("gpu0")) for one in (first, second)]
+    assert texts[0] != texts[1]
+    assert texts[0].replace("192.0.2.10", "192.0.2.99") == texts[1]
+    assert first.units == second.units
+    assert first.id != second.id
+    assert [one.instances[0].admits for one in (first, second)] == [("192.0.2.10",), ("192.0.2.99",)]
+
+
 def test_own_variables_cannot_be_taken() -> None:
     with pytest.raises(RenderError, match="OLLAMA_MODELS is ogen's own"):
         release_of(instance(env={"OLLAMA_MODELS": "/x"}))
