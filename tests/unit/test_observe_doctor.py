@@ -366,10 +366,26 @@ def test_words_of_a_wrong_shape_break_nothing(planned: Plan, value: Any) -> None
         found(planned, put("cards", key, value=value))
 
 
+def test_an_instance_that_lets_in_others(planned: Plan) -> None:
+    said = healthy()
+    admission = {GPU0: "still admits 192.0.2.1, no balancer of the release in force"}
+    looked = Comparison("solo", "abc", "abc", unchanged=False, files=(), admission=admission)
+    seen = {
+        "solo": host_seen("solo", json.loads(json.dumps(said[0])), looked),
+        "edge": host_seen(
+            "edge", json.loads(json.dumps(said[1])), Comparison("edge", "abc", "abc", True, ())
+        ),
+    }
+    (one,) = diagnose(planned, seen)
+    assert (one.kind, one.subject) == ("admission", "solo/gpu0")
+    assert "still admits 192.0.2.1" in one.what
+    assert "ogen apply" in one.fix
+
+
 def test_the_page_of_findings_has_them_all() -> None:
     page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
     cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     told = [kind for cell in cells for kind in re.findall(r"`([a-z-]+)`", cell)]
-    tested = {kind for kind, *_ in TABLE} | {"edited", "clock", "port-taken", "variable-ignored"}
+    tested = {kind for kind, *_ in TABLE} | {"edited", "clock", "port-taken", "variable-ignored", "admission"}
     assert sorted(told) == sorted(tested)
     assert len(FINDERS) == len(set(FINDERS)) >= 20

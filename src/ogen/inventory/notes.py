@@ -108,7 +108,10 @@ def _lock(inventory: Inventory) -> Iterator[Note]:
     hosts = {host.name: host for host in inventory.hosts}
     for name in inventory.forgotten:
         message = f"the lock knows a host {name!r} that the inventory does not have"
-        yield Note(message, None, "what runs there is left as it is; `ogen lock` forgets the host")
+        left = "what runs there is left as it is, but a balancer there is let in nowhere any more"
+        yield Note(
+            message, None, f"{left}; put it back with `state: out` to retire it; `ogen lock` forgets it"
+        )
     for name, seen in inventory.lock.versions.items():
         if name in hosts and seen != hosts[name].ollama.version:
             said = hosts[name].ollama.version
