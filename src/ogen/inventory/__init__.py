@@ -9,9 +9,12 @@ from .model import (
     Balancer,
     ClientOptions,
     Context,
+    Gate,
     Gpu,
     Host,
     Inventory,
+    Limit,
+    Limits,
     Lock,
     Message,
     Model,
@@ -26,7 +29,7 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from .notes import Note
+    from .noting import Note
 
 
 def load(path: Path | str) -> Inventory:
@@ -52,7 +55,7 @@ def hosts_matching(inventory: Inventory, pattern: str) -> tuple[Host, ...]:
 
 def notes(inventory: Inventory) -> tuple[Note, ...]:
     """What is right but worth knowing: settings without effect on the host's Ollama version."""
-    from .notes import notes
+    from .noting import notes
 
     return notes(inventory)
 
@@ -61,9 +64,12 @@ __all__ = [
     "Balancer",
     "ClientOptions",
     "Context",
+    "Gate",
     "Gpu",
     "Host",
     "Inventory",
+    "Limit",
+    "Limits",
     "Lock",
     "Message",
     "Model",
