@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -599,6 +600,44 @@ def test_openai_and_anthropic_shapes(box: Box) -> None:
     assert events[-1] == "message_stop"
     error = json.loads(box.ask("POST", "/v1/messages", {**chat, "model": "x", "max_tokens": 5})[1])
     assert (error["type"], error["error"]["type"]) == ("error", "not_found_error")
+
+
+def test_images_and_tools_in_every_shape(box: Box) -> None:
+    data = base64.b64encode(bytes(3)).decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    source = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    ask = {"model": "llama3:8b", "max_tokens": 50}
+    question: dict[str, Any] = {"role": "user", "content": "hi"}
+    for path, message in (
+        ("/api/chat", {**question, "images": [data]}),
+        ("/v1/chat/completions", {**question, "content": [image]}),
+        ("/v1/messages", {**question, "content": [source]}),
+    ):
+        assert "1 image, You said" in json.dumps(box.post(path, **ask, messages=[message]))
+    status, text, _ = box.ask("POST", "/api/generate", {**ask, "prompt": "hi", "images": ["?"]})
+    assert (status, text) == (400, '{"error":"invalid image input"}')
+
+    wanted = {"type": "object", "properties": {"city": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": wanted}}
+    ask = {**ask, "messages": [question], "tools": [tool]}
+    (call,) = box.post("/api/chat", **ask)["message"]["tool_calls"]
+    assert call["function"] == {"name": "weather", "arguments": {"city": "city"}}
+    choice = box.post("/v1/chat/completions", **ask)["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city":"city"}'
+    ask["tools"] = [{"name": "weather", "input_schema": wanted}]
+    (block,) = box.post("/v1/messages", **ask)["content"]
+    assert (block["type"], block["input"]) == ("tool_use", {"city": "city"})
+    ask["messages"] = [question, {"role": "tool", "content": "sunny"}]
+    assert "You said: sunny" in box.post("/api/chat", **ask)["message"]["content"]
+
+
+def test_responses(box: Box) -> None:
+    whole = box.post("/v1/responses", model="llama3:8b", input="hi")
+    assert "You said: hi" in whole["output"][0]["content"][0]["text"]
+    text = box.ask("POST", "/v1/responses", {"model": "llama3:8b", "input": "hi", "stream": True})[1]
+    events = re.findall(r"^event: (\S+)", text, re.M)
+    assert (events[0], events[-1]) == ("response.created", "response.completed")
 
 
 def test_embedding_models(box: Box) -> None:
