@@ -34,14 +34,18 @@ _ERRORS = (
     (403, "403", "not allowed here"),
     (404, "404", "not found"),
     (405, "405", "method not allowed"),
+    (412, "412", "precondition failed"),
     (413, "413", "the request body is too large"),
     (414, "414 494", "the request line or header is too large"),
     (429, "429", "too many requests"),
     (500, "500", "the balancer failed"),
+    (501, "501", "not implemented"),
     (502, "502", "no instance answers"),
     (503, "503", "no instance is free"),
     (504, "504", "the instance did not answer in time"),
+    (505, "505", "HTTP/1.1 is wanted"),
 )
+_EARLY = (400, 405, 414, 505)  # found before there is a URI, from which nginx reaches no named location
 _METHODS = {
     "round_robin": "",
     "least_conn": "least_conn",
@@ -169,7 +173,8 @@ def _error(ident: str, retry_after: int, status: int, codes: str, text: str) -> 
     }
     header = headers.get(status, "")
     text = f"${{{ident}_error}}{text}${{{ident}_end}}"
-    return {"status": status, "codes": codes, "text": text, "header": header}
+    place = f"/_ogen/error/{status}" if status in _EARLY else f"@error{status}"
+    return {"status": status, "codes": codes, "text": text, "header": header, "place": place}
 
 
 def _network(text: str, balancer: Balancer) -> str:
