@@ -45,7 +45,7 @@ _ERRORS = (
     (504, "504", "the instance did not answer in time"),
     (505, "505", "HTTP/1.1 is wanted"),
 )
-_EARLY = (400, 405, 414, 505)  # found before there is a URI, from which nginx reaches no named location
+_EARLY = (400, 405, 414, 501, 505)  # found before there is a URI, from which nginx reaches no named location
 _METHODS = {
     "round_robin": "",
     "least_conn": "least_conn",
