@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,10 +60,17 @@ def serving(
 
 
 def workers(folder: Path) -> set[int]:
-    """The worker processes of the nginx that runs from `folder`."""
-    master = int((folder / "run-balancer-api/nginx.pid").read_text())
-    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-    return {int(child) for child in children}
+    """The worker processes of the nginx that runs from `folder`, once all of them are there."""
+    pid, end = folder / "run-balancer-api/nginx.pid", time.monotonic() + 10
+    count = (folder / "api/nginx.conf").read_text().partition("worker_processes ")[2].partition(";")[0]
+    wanted = len(os.sched_getaffinity(0)) if count == "auto" else int(count)
+    found: set[int] = set()
+    while len(found) < wanted and time.monotonic() < end:
+        master = pid.read_text().strip() if pid.exists() else ""
+        children = Path(f"/proc/{master}/task/{master}/children")
+        found = {int(child) for child in children.read_text().split()} if master else set()
+        time.sleep(0.01)
+    return found
 
 
 def access_log(folder: Path) -> list[dict[str, Any]]:

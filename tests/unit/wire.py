@@ -133,7 +133,9 @@ class Recorder:
         return head.encode() + data
 
 
-async def _exchange(port: int, parts: tuple[bytes, ...], idle: float) -> tuple[list[Message], bytes]:
+async def _exchange(
+    port: int, parts: tuple[bytes, ...], idle: float, most: int
+) -> tuple[list[Message], bytes]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 26)
     found: list[Message] = []
     rest = b""
@@ -143,8 +145,8 @@ async def _exchange(port: int, parts: tuple[bytes, ...], idle: float) -> tuple[l
                 writer.write(part)
                 await writer.drain()
         bodiless = parts[0].startswith(b"HEAD ")
-        while message := await asyncio.wait_for(read_message(reader, bodiless), idle):
-            found.append(message)
+        while len(found) < most and (message := await asyncio.wait_for(read_message(reader, bodiless), idle)):
+            found += [message] if message.status >= 200 else []
     except Broken as error:
         rest = error.args[0] if isinstance(error.args[0], bytes) else str(error).encode()
     except (ConnectionError, asyncio.IncompleteReadError, TimeoutError, asyncio.TimeoutError):
@@ -154,9 +156,9 @@ async def _exchange(port: int, parts: tuple[bytes, ...], idle: float) -> tuple[l
     return found, rest
 
 
-def exchange(port: int, *parts: bytes, idle: float = 1.0) -> tuple[list[Message], bytes]:
+def exchange(port: int, *parts: bytes, idle: float = 1.0, most: int = 9) -> tuple[list[Message], bytes]:
     """Sends bytes; the answers until the connection is closed or silent, and what was no answer."""
-    return asyncio.run(_exchange(port, parts, idle))
+    return asyncio.run(_exchange(port, parts, idle, most))
 
 
 def request(
