@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 from fuzz import ADMIN, CLOSED, GATHERED, INSIDE, ROUTED, Shot, shot
-from rendering import free_port, pool, running
+from rendering import free_port, pool, run, running
 from tiers import KEYS, TIERS, member, nginx, release_of, tier_of, workers
 from wire import Broken, Message, Recorder, connections, exchange, read_message, request
 
-from ogen.inventory.model import Balancer, Secret
+from ogen.inventory.model import Secret, Tls
 from ogen.release.model import Release
 
 __all__ = ["nginx"]  # a fixture
@@ -28,7 +28,6 @@ __all__ = ["nginx"]  # a fixture
 SHOTS, AT_ONCE, SEED = 10_000, 50, 5
 MEBI = 1 << 20
 ALICE = {"x_api_key": KEYS["alice"]}
-HAS_ADMINS = "admins" in Balancer.__dataclass_fields__
 
 
 # ------------------------------------------------------------------------------------- the rules
@@ -197,7 +196,6 @@ def test_no_path_trick_reaches_what_is_closed(edge: Edge) -> None:
     assert edge.recorder.seen == []
 
 
-@pytest.mark.skipif(not HAS_ADMINS, reason="no admin keys yet")
 @pytest.mark.parametrize("tier", TIERS)
 def test_admin_keys_open_what_is_closed_to_others(tier: str, tmp_path: Path, nginx: str) -> None:
     """Only where the balancer knows one instance's pool (the plain tier), and never by a trick."""
@@ -385,6 +383,20 @@ def test_http_0_9_is_json_too(edge: Edge) -> None:
         answers, rest = exchange(edge.port, f"GET {path}\r\n".encode())
         assert (answers, rest) == ([], b'{"error":"a valid key is required"}')
     assert edge.recorder.seen == []
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_plain_http_where_tls_is_spoken(
+    tier: str, tmp_path: Path, nginx: str, need: Callable[[str], str]
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=x -days 2 -keyout"
+    code, output = run(need("openssl"), *command.split(), str(key), "-out", str(certificate))
+    assert code == 0, output
+    with edge_of(tier, tmp_path, nginx, tls=Tls(str(certificate), str(key))) as edge:
+        for path in ("/api/chat", "/v1/messages", "/api/pull"):
+            assert edge.ask(request(path, b"{}", **ALICE), path).status == 400
+        edge.check()
 
 
 # -------------------------------------------------------------------------------------- 10,000

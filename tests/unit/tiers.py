@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 from rendering import free_port, make_plan, running
 
-import ogen.inventory.model as inventory
-from ogen.inventory.model import Balancer
+from ogen.inventory.model import Balancer, Gate
 from ogen.plan.model import Member, Pool
 from ogen.release.model import Release
 from ogen.render import render
 
-GATE = getattr(inventory, "Gate", None)
 ROUTERS = ("njs", "lua")
 TIERS = (*ROUTERS, "plain")
 KEYS = {"alice": "0123456789abcdef-alice", "root": "fedcba9876543210-root"}
@@ -32,9 +30,7 @@ def member(port: int, name: str = "gpu0", weight: int = 1) -> Member:
 def tier_of(name: str, port: int, **values: Any) -> Balancer:
     """A balancer of that tier on a port of loopback."""
     if name == "lua":
-        if GATE is None:
-            pytest.skip("no gate yet")
-        values.setdefault("gate", GATE())
+        values.setdefault("gate", Gate())
     routing: Any = "single" if name == "plain" else "by_model"
     return Balancer("api", "edge", listen=port, address="127.0.0.1", routing=routing, **values)
 

@@ -29,7 +29,7 @@ RUNNER_OPTIONS = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", 
 ROUTERS = {"njs": ("router.js.j2", "router.js"), "lua": ("router.lua.j2", "router.conf")}
 GATHERED = (("/api/tags", "tags"), ("/api/ps", "ps"), ("/api/version", "version"), ("/v1/models", "models"))
 _ERRORS = (
-    (400, "400", "bad request"),
+    (400, "400 497", "bad request"),  # 497: plain HTTP where TLS is spoken
     (401, "401", "a valid key is required"),
     (403, "403", "not allowed here"),
     (404, "404", "not found"),
