@@ -67,7 +67,7 @@ def wrong_with(answer: Message, method: str = "GET", path: str = "") -> str:
 
 def wrong_behind(recorder: Recorder, keyless: Collection[str] = ()) -> list[str]:
     """What reached the instance and should not have."""
-    allowed = {*ROUTED, *GATHERED}
+    allowed = {*ROUTED, *GATHERED, "/"}
     found = [f"broken: {text}" for text in recorder.broken]
     for seen in recorder.seen:
         path, names = seen.path.split("?")[0], [name for name, _ in seen.headers]
@@ -456,7 +456,7 @@ def test_ten_thousand_requests(tier: str, tmp_path: Path, nginx: str) -> None:
         took, reached = time.monotonic() - began, len(edge.recorder.seen)
         print(f"\n{tier}: {SHOTS} in {took:.1f} s: {sorted(statuses.items())}, {reached} reached")
         assert found[:5] == []
-        assert {200, 400, 401, 403, 404, 412, 414, 501, 505} <= set(statuses)
+        assert {200, 400, 401, 403, 404, 414, 501, 505} <= set(statuses)
         assert reached > 500, "a fuzzer that never gets through shows nothing"
         edge.check(keyless)
         assert edge.ask(request("/api/chat", b'{"model":"chat"}', **ALICE)).status == 200
