@@ -73,7 +73,7 @@ def wrong_behind(recorder: Recorder, keyless: Collection[str] = ()) -> list[str]
         path, names = seen.path.split("?")[0], [name for name, _ in seen.headers]
         if path not in allowed and not path.startswith("/v1/models/"):
             found.append(f"{seen.first} reached the instance")
-        if path.startswith("/v1/models/") and (".." in path or path.count("/") != 3):
+        if path.startswith("/v1/models/") and (".." in path.split("/") or path.count("/") != 3):
             found.append(f"{seen.first} reached the instance")
         if seen.header("host") != "localhost:11434":
             found.append(f"Host {seen.header('host')!r} reached the instance")
