@@ -46,6 +46,11 @@ function canonical(name) {
     return name.lastIndexOf(':') > name.lastIndexOf('/') ? name : name + ':latest';
 }
 
+// a name in an error: what is not ASCII need not be text at all
+function shown(name) {
+    return name.replace(/[^ -~]/g, '?').slice(0, 200);
+}
+
 // an error as the API that was asked writes it
 function fail(r, status, message, type) {
     var body = { error: message };
@@ -87,11 +92,11 @@ function route(r) {
     }
     var full = canonical(name);
     if (!has(POOL_OF, full)) {
-        return fail(r, 404, "model '" + name.slice(0, 200) + "' not found", 'not_found_error');
+        return fail(r, 404, "model '" + shown(name) + "' not found", 'not_found_error');
     }
     var pool = POOL_OF[full];
     if (pool === null) {
-        return fail(r, 503, "no instance serves '" + name.slice(0, 200) + "' now", 'overloaded_error');
+        return fail(r, 503, "no instance serves '" + shown(name) + "' now", 'overloaded_error');
     }
     r.variables.ogen_model = full;
     r.variables.ogen_pool = pool;
@@ -106,7 +111,7 @@ function folded(key) {
 
 // a body without what clients may not change; each key that Ollama would read is there once
 function within_plan(body) {
-    var kept = {};
+    var kept = Object.create(null);  // "__proto__" is a key like others
     Object.keys(body).forEach(function (key) {
         var low = folded(key);
         var known = low === 'options' || low === 'keep_alive' || low === 'model' || low === 'name';
@@ -130,7 +135,7 @@ function allowed(option) {
 }
 
 function options_within_plan(options) {
-    var kept = {};
+    var kept = Object.create(null);
     Object.keys(options).forEach(function (key) {
         if (folded(key) === 'num_ctx') {
             if (MAX_CONTEXT !== 'plan' && typeof options[key] === 'number') {
@@ -208,7 +213,7 @@ function model(r) {
     var name = r.uri.slice('/v1/models/'.length);
     var full = canonical(name);
     if (!has(POOL_OF, full)) {
-        return fail(r, 404, "model '" + name + "' not found", 'not_found_error');
+        return fail(r, 404, "model '" + shown(name) + "' not found", 'not_found_error');
     }
     if (POOL_OF[full] === null) {
         return fail(r, 503, "no instance serves '" + name + "' now", 'overloaded_error');
