@@ -7,6 +7,8 @@ usage: leases.py adopt BALANCER     before its nginx starts or reloads (the unit
 A lease is a file LEASES/ID.json: {"servers": ["192.0.2.11:11434"], "until": SECONDS, "who": TEXT}, with
 `until` on the monotonic clock. While it lasts, and after its end until the instance answers a probe,
 each balancer of this machine has `down` at these servers. So a controller that is lost heals itself.
+So it has at servers that probe.py calls bad, while it does so; but of the servers of a pool that are not
+leased, one stays: probes alone take nobody's last server away.
 
 nginx reads RUN/ogen-balancer-NAME/nginx.conf: the release's nginx.conf as it was when nginx last
 started or was told to reload by an apply, with `down` added. This program alone adds it, and reloads
@@ -29,8 +31,11 @@ RELEASE = "/etc/ogen/current/balancers"
 RUN = "/run"
 LEASES = RUN + "/ogen/leases"
 STATE = RUN + "/ogen/leases.json"
+PROBES = RUN + "/ogen/probes.json"  # what probe.py says
 TICK = 0.1  # seconds between two looks at the leases
 PACE = 1.0  # seconds between two reloads of nginx, and between two probes
+FRESH = 60.0  # seconds that a round of probes counts
+MEMORY = 600.0  # seconds that the end of a lease is told to probe.py
 CHECK = 3.0  # seconds between two looks at what nginx really has down
 SERVER = re.compile(r"^(\s*server\s+)(\S+:\d+)([^;\n]*);", re.MULTILINE)
 ANSWER = 'return 200 "none\\n";'  # the release's answer to GET /down
@@ -147,6 +152,39 @@ def balancers():
     return found
 
 
+def condemned(freed, now):
+    """Servers that fail their probes, each with its entry; not by what was seen before a lease ended."""
+    said = read(PROBES)
+    if not 0 <= now - float(said.get("at") or 0) <= FRESH:
+        return {}
+    entries = {server: each for server, each in (said.get("servers") or {}).items() if each.get("bad")}
+    return {s: each for s, each in entries.items() if float(each.get("began") or 0) > freed.get(s, 0.0)}
+
+
+def pools(known):
+    """The pools of all balancers: (balancer, name) → servers; one that lists no models is one pool."""
+    found = {}
+    for balancer, members in known.items():
+        for server, models in members["servers"].items():
+            for model in models or [""]:
+                found.setdefault((balancer, model), set()).add(server)
+    return found
+
+
+def spared(bad, away, known):
+    """Those of `bad` that stay, so that each pool has a server beside what is `away` by leases: where all
+    of a pool fail, the one that began last."""
+    taken, kept = set(away), set()
+    groups = list(pools(known).values())
+    for server in sorted(bad, key=lambda each: (float(bad[each].get("since") or 0), each)):
+        mine = [group for group in groups if server in group]
+        if all(group - taken - {server} for group in mine):
+            taken.add(server)
+        else:
+            kept.add(server)
+    return kept
+
+
 def serves(server, models):
     """Whether an instance answers, and has all the models that balancers send to it."""
     host, _, port = server.rpartition(":")
@@ -228,48 +266,76 @@ def answer(name):
 
 
 class Watch:
-    """What is down now, and why: under a lease, or coming back."""
+    """What is down now, and why: under a lease, coming back from one, or failing its probes."""
 
     def __init__(self):
-        self.down = set(read(STATE).get("down") or ())
-        self.returning = set()  # those of them whose lease has ended
+        state = read(STATE)
+        self.down = set(state.get("down") or ())
+        self.leased = set(state.get("leased") or ())
+        self.returning = self.down - self.leased - set(state.get("failing") or ())  # their lease has ended
+        self.freed = {server: float(at) for server, at in (state.get("freed") or {}).items()}  # and when
+        self.failing = {}  # server → why probes alone keep it down
+        self.kept = {}  # server → why it should be so, but its pool has nobody else
         self.taken = {}  # balancer → what it has down
+        self.saved = {}
         self.reloaded = self.probed = self.checked = 0.0
 
     def step(self):
         """One look; True when something was changed."""
         now = time.monotonic()
-        out = leased(now)
-        back = self.down - out
         known = balancers()
-        if back and now - self.probed >= PACE:
-            self.probed = now
-            back -= passed(back, known)
-        wanted = out | back
+        self.lease(known, now)
+        self.judge(known, now)
+        wanted = self.leased | self.returning | set(self.failing)
         if now - self.checked >= CHECK:
             self.checked = now
             self.check(known)
         late = [name for name in known if self.taken.get(name) != wanted]
         if wanted == self.down and not late:
-            if back != self.returning:
-                self.save(back)
+            self.save()
             return False
         if late and now - self.reloaded < PACE:
             return False
-        self.change(wanted, back, known, late)
+        self.change(wanted, known, late)
         return True
 
-    def change(self, wanted, back, known, late):
+    def lease(self, known, now):
+        """What is leased, and what was until it serves again."""
+        out = leased(now)
+        ended = self.leased - out
+        self.freed = {**self.freed, **dict.fromkeys(ended, now)}
+        self.leased, self.returning = out, (self.returning | ended) - out
+        if self.returning and now - self.probed >= PACE:
+            self.probed = now
+            self.returning -= passed(self.returning, known)
+
+    def judge(self, known, now):
+        """What probes alone keep down, and whom they have to leave."""
+        self.freed = {server: at for server, at in self.freed.items() if now - at < MEMORY}
+        listed_ = {server for members in known.values() for server in members["servers"]}
+        bad = condemned(self.freed, now)
+        away = self.leased | self.returning
+        bad = {server: each for server, each in bad.items() if server in listed_ - away}
+        stay = spared(bad, away, known)
+        why = {server: str(each.get("why") or "") for server, each in bad.items()}
+        kept = {server: why[server] for server in stay}
+        for server in sorted(set(kept) - set(self.kept)):
+            print("the last of its pool, stays up: %s (%s)" % (server, why[server]), flush=True)
+        self.kept = kept
+        self.failing = {server: text for server, text in why.items() if server not in stay}
+
+    def change(self, wanted, known, late):
         for word, which in (("down", wanted - self.down), ("up", self.down - wanted)):
             if which:
-                print("%s: %s" % (word, ", ".join(sorted(which))), flush=True)
+                told = [s + (" (%s)" % self.failing[s] if s in self.failing else "") for s in sorted(which)]
+                print("%s: %s" % (word, ", ".join(told)), flush=True)
         self.down = wanted
-        self.save(back)  # a balancer that starts meanwhile reads it
+        self.save()  # a balancer that starts meanwhile reads it
         self.reloaded = time.monotonic()
         for name in late:
             if tell_nginx(name, known[name]["unit"], wanted):
                 self.taken[name] = set(wanted)
-        self.save(back)
+        self.save()
 
     def check(self, known):
         """An nginx that was just starting may have come up with what was down before: it is told again."""
@@ -279,14 +345,20 @@ class Watch:
                 print("balancer %s has down: %s" % (name, said), flush=True)
                 del self.taken[name]
 
-    def save(self, back):
-        self.returning = back
+    def save(self):
+        """For balancers that start, for probe.py, and for who looks; `down` is the three below together."""
         state = {
             "down": sorted(self.down),
-            "returning": sorted(back),
+            "leased": sorted(self.leased),
+            "returning": sorted(self.returning),
+            "failing": self.failing,
+            "kept": self.kept,
+            "freed": self.freed,
             "taken": {name: sorted(down) for name, down in self.taken.items()},
         }
-        write(STATE, json.dumps(state, sort_keys=True).encode())
+        if state != self.saved:
+            write(STATE, json.dumps(state, sort_keys=True).encode())
+            self.saved = state
 
 
 def serve():

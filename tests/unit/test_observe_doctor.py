@@ -251,6 +251,8 @@ TABLE: list[tuple[str, str, Change, str, str]] = [
     ("balancer-stale", "balancer api", put("hashes", "api", value="0ld", host="edge"), "0ld, in force f00", "apply"),
     ("unreachable-member", "", put("reached", 1, 2, value="refused", host="edge"), "solo/gpu1 does not answer", "solo/gpu1"),
     ("not-back", "", put("returning", value=["192.0.2.1:11434"], host="edge"), "send nothing to solo/gpu0", "ogen logs"),
+    ("probe-fails", "", put("failing", value=[{"server": "192.0.2.1:11434", "why": "HTTP 500", "away": True}], host="edge"), "send nothing to it", "ogen restart"),
+    ("probe-fails", "", put("failing", value=[{"server": "192.0.2.1:11434", "why": "HTTP 500", "away": False}], host="edge"), "no other", "ogen logs"),
     ("upstream-fails", "balancer api", put("edges", "api", "failed", value=[[NOW - 9, "192.0.2.1:11434", "502"]], host="edge"), "solo/gpu0 failed", "solo"),
     ("upstream-timeout", "balancer api", put("edges", "api", "failed", value=[[NOW - 9, "192.0.2.1:11434", "504"]], host="edge"), "no answer in time", "read_timeout"),
     ("no-live-upstreams", "balancer api", put("logs", API, "lines", value=[[NOW - 9, "[error] 7#7: no live upstreams while connecting"]], host="edge"), "no instance alive", "replica"),

@@ -49,6 +49,7 @@ def test_a_screen(planned: Plan) -> None:
     assert "used 19.5, planned 7." in page
     assert "▓" in next(line for line in page.splitlines() if "card 1" in line)
     assert "balancer up  configuration f00 in force" in page
+    assert "fails the probes" not in page
     assert "\x1b" not in page
     assert "\x1b[" in text(found, title="fleet.yaml", colour=True)
 
@@ -65,6 +66,19 @@ def test_what_does_not_run_or_answer(planned: Plan) -> None:
     assert "gpu1:11435           silent" in page
     assert "card 1 RTX 3090      not there" in page
     assert "configuration 0ld is not the release's" in page
+
+
+def test_what_the_prober_keeps_away(planned: Plan) -> None:
+    solo, edge = healthy()
+    edge["failing"] = [
+        {"server": "192.0.2.1:11434", "why": "/api/ps: HTTP 500 \x1b[31m", "away": True},
+        {"server": "192.0.2.1:11435", "why": "chat is not loaded", "away": False},
+    ]
+    page = text(rows(planned, {"solo": seen("solo", solo), "edge": seen("edge", edge)}), title="x")
+    assert "gpu0:11434           up  Ollama 0.32.15  fails the probes of edge: /api/ps: HTTP 500" in page
+    assert "chat is not loaded (it stays, nobody else of its pool is left)" in page
+    assert "drained" not in page
+    assert "\x1b" not in page
 
 
 def test_a_host_that_is_away(planned: Plan) -> None:

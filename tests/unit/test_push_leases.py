@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ogen.errors import ConnectError, HostError, RolledBack
 from ogen.inventory.model import Host, Ollama
 from ogen.push import leases as leasing
+from ogen.push.edges import Failing
 from ogen.push.leases import Lease, Leases, Member, Pools, admissible
 from ogen.push.results import Options
 
@@ -52,6 +53,7 @@ class Edge:
         self.told: list[tuple[str, tuple[str, ...]]] = []
         self.away: set[str] = set()
         self.listing: list[Lease] = []
+        self.bad: list[str] = []
         self.closed = False
 
     def lease(self, servers: Mapping[str, str], seconds: float = 60.0) -> None:
@@ -61,6 +63,9 @@ class Edge:
 
     def listed(self) -> list[Lease]:
         return self.listing
+
+    def failing(self) -> list[Failing]:
+        return [Failing(server, "/api/ps: HTTP 500") for server in self.bad]
 
     def unlease(self, names: Collection[str], wait: float, strict: bool = False) -> set[str]:
         self.listing = [one for one in self.listing if one.id not in names]
@@ -81,7 +86,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Leases]:
     four = frozenset((host, gpu) for host in ("one", "two") for gpu in ("gpu0", "gpu1"))
     edge = Host(name="edge", address="192.0.2.1", ollama=Ollama())
     addresses = {"one": "192.0.2.11", "two": "192.0.2.12", "edge": "192.0.2.1"}
-    with Leases(Pools((edge,), {"api/chat": four}, addresses), Options(), lambda: four) as found:
+    ports = {(host, gpu): 11434 + int(gpu[-1]) for host, gpu in four}
+    with Leases(Pools((edge,), {"api/chat": four}, addresses, ports), Options(), lambda: four) as found:
         yield found
 
 
@@ -153,6 +159,20 @@ def test_what_is_drained_by_hand_does_not_serve(made: Leases) -> None:
         answer = made.grant("one", BOTH, "restart", lambda: None)
     assert "two/gpu1 is drained by somebody" in answer["refused"]
     assert "ogen undrain" in answer["hint"]
+
+
+def test_what_fails_its_probes_does_not_serve_but_may_restart(made: Leases) -> None:
+    edge = made.edges[0]
+    assert isinstance(edge, Edge)
+    edge.bad = ["192.0.2.12:11434", "192.0.2.12:11435", "192.0.2.99:11434"]
+    with made.held_for("one"):
+        assert ask(made, "one") == ["gpu0"], "gpu1 is the last one that serves"
+        made.end([("one", "gpu0")], lambda: None)
+        edge.bad.append("192.0.2.11:11435")
+        answer = made.grant("one", [("gpu0", 11434)], "restart", lambda: None)
+        assert "two/gpu1 fails the probes of edge: /api/ps: HTTP 500" in answer["refused"]
+    with made.held_for("two"):
+        assert ask(made, "two") == ["gpu0", "gpu1"], "they serve nobody, and a restart may mend them"
 
 
 def test_leases_that_a_dead_rollout_left_behind_are_ended_first(made: Leases) -> None:

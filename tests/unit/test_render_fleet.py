@@ -137,7 +137,7 @@ def test_scripts_compile(folder: Path, tmp_path: Path, need: Callable[[str], str
                 script.write_text(f"#!/bin/sh\n{commands}")
                 assert run("bash", "-n", str(script)) == (0, "")
                 assert run(need("shellcheck"), str(script)) == (0, "")
-    assert seen == {"leases.py", "preload.py", "monitor.py"}
+    assert seen == {"leases.py", "preload.py", "probe.py", "monitor.py"}
 
 
 def test_scripts_need_nothing_newer_than_python_3_8() -> None:

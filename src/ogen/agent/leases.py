@@ -74,7 +74,8 @@ def unlease(session: Session, message: Message, data: bytes) -> None:
 
 
 def leases(session: Session, message: Message, data: bytes) -> None:
-    """Leases in force with the seconds that they have left, and servers that are coming back."""
+    """Leases in force with the seconds that they have left, servers that are coming back, and those that
+    fail their probes: kept away from, unless nobody else of their pool is left."""
     session.reply(**listed(session.host))
 
 
@@ -86,7 +87,10 @@ def listed(host: Host) -> Dict[str, Any]:
         if left > 0:
             servers, who = told.get("servers", []), told.get("who", "")
             found.append({"id": name[:-5], "servers": servers, "who": who, "left": left})
-    return {"leases": found, "returning": _state(host).get("returning") or []}
+    state = _state(host)
+    failing, kept = state.get("failing") or {}, state.get("kept") or {}
+    probed = [{"server": s, "why": why, "away": s in failing} for s, why in {**kept, **failing}.items()]
+    return {"leases": found, "returning": state.get("returning") or [], "failing": probed}
 
 
 def _file(name: str) -> str:

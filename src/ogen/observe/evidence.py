@@ -161,11 +161,16 @@ class Deep:
 
 @dataclass(frozen=True, slots=True)
 class LeaseSeen:
-    """A server that this host's balancers are kept away from; 0 seconds left: until it answers a probe."""
+    """A server that this host's balancers are kept away from; 0 seconds left: until it answers a probe.
+
+    why: it is away (or, as the last one of a pool, is `kept`) since it fails the probes.
+    """
 
     server: str
     left: float
     who: str = ""
+    why: str = ""
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +241,10 @@ def host_seen(
                 for server in _list(one.get("servers"))
             ),
             *(LeaseSeen(_text(server), 0.0) for server in _list(said.get("returning"))),
+            *(
+                LeaseSeen(_text(one.get("server")), 0.0, why=_text(one.get("why")), kept=not one.get("away"))
+                for one in map(_map, _list(said.get("failing")))
+            ),
         ),
         deep=_deep(said) if "logs" in said else None,
     )

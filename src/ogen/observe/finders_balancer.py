@@ -50,7 +50,7 @@ def kept_away(case: Case) -> Iterator[Finding]:
     """A lease has ended, and the balancers still send nothing: the probe fails."""
     names = _servers(case)
     for lease in case.seen.leases:
-        if not lease.left and lease.server in names:
+        if not lease.left and not lease.why and lease.server in names:
             member = names[lease.server]
             yield case.finding(
                 "not-back",
@@ -58,6 +58,23 @@ def kept_away(case: Case) -> Iterator[Finding]:
                 f"balancers here send nothing to {member}: its lease has ended, but it fails the probe",
                 [f"returning: {lease.server}; GET /api/tags must answer, and list the pool's models"],
                 f"`ogen logs` of {member}; it comes back by itself when it answers",
+                _member_place(case, member),
+            )
+
+
+def failing(case: Case) -> Iterator[Finding]:
+    """What the prober has found: the balancers send nothing there, or must, since nobody else is left."""
+    names = _servers(case)
+    for lease in case.seen.leases:
+        if lease.why and lease.server in names:
+            member = names[lease.server]
+            how = "still send to it, its pool has no other" if lease.kept else "send nothing to it"
+            yield case.finding(
+                "probe-fails",
+                "",
+                f"{member} fails the probes of this host, whose balancers {how}",
+                [f"{lease.server}: {lease.why}"],
+                f"`ogen logs` and `ogen doctor` of {member.partition('/')[0]}; `ogen restart` of {member}",
                 _member_place(case, member),
             )
 
@@ -166,4 +183,4 @@ def _member_place(case: Case, member: str) -> Where | None:
     return next((h.host.where for h in case.whole.hosts if h.host.name == name), None)
 
 
-FINDERS = (configuration, reach, kept_away, failures, nobody, bodies)
+FINDERS = (configuration, reach, kept_away, failing, failures, nobody, bodies)

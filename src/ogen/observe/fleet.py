@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import HostError
@@ -11,7 +11,7 @@ from ..plan.model import HostPlan, Plan
 from ..plan.picture import use_of
 from ..push import Comparison
 from ..render.upstreams import place
-from .evidence import BalancerSeen, CardSeen, HostSeen, InstanceSeen, UnitSeen, listed
+from .evidence import BalancerSeen, CardSeen, HostSeen, InstanceSeen, LeaseSeen, UnitSeen, listed
 from .looking import members
 
 
@@ -54,6 +54,7 @@ class InstanceRow:
     version: str
     models: tuple[ModelRow, ...]
     drained: tuple[tuple[str, float], ...] = ()
+    failing: tuple[tuple[str, str], ...] = ()  # balancer hosts whose probes it fails, each with the reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +86,43 @@ class HostRow:
 
 def rows(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> tuple[HostRow, ...]:
     """The hosts that were asked, in the plan's order."""
-    away = drained(plan, seen)
-    return tuple(_host(host, seen[host.host.name], away) for host in plan.hosts if host.host.name in seen)
+    away, bad = drained(plan, seen), failing(plan, seen)
+    return tuple(_host(h, seen[h.host.name], away, bad) for h in plan.hosts if h.host.name in seen)
 
 
 def drained(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> dict[str, tuple[tuple[str, float], ...]]:
     """ "host/instance" → the balancer hosts that are kept away from it, and for how many seconds more."""
     found: dict[str, dict[str, float]] = {}
-    for edge, one in seen.items():
-        if isinstance(one, HostError):
-            continue
-        names = {place(*where): name for where, name in members(plan, edge).items()}
-        for lease in one.leases:
-            if lease.server in names:
-                at = found.setdefault(names[lease.server], {})
-                at[edge] = max(at.get(edge, 0.0), lease.left)
+    for edge, name, lease in _leases(plan, seen):
+        if not lease.why:
+            at = found.setdefault(name, {})
+            at[edge] = max(at.get(edge, 0.0), lease.left)
     return {name: tuple(sorted(at.items())) for name, at in found.items()}
 
 
+def failing(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """ "host/instance" → the balancer hosts whose probes it fails, and why."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for edge, name, lease in _leases(plan, seen):
+        if lease.why:
+            kept = " (it stays, nobody else of its pool is left)" if lease.kept else ""
+            found.setdefault(name, []).append((edge, lease.why + kept))
+    return {name: tuple(sorted(at)) for name, at in found.items()}
+
+
+def _leases(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> Iterator[tuple[str, str, LeaseSeen]]:
+    """Balancer host, "host/instance", and what keeps the one away from the other."""
+    for edge, one in seen.items():
+        if not isinstance(one, HostError):
+            names = {place(*where): name for where, name in members(plan, edge).items()}
+            yield from ((edge, names[lease.server], lease) for lease in one.leases if lease.server in names)
+
+
 def _host(
-    plan: HostPlan, seen: HostSeen | HostError, away: Mapping[str, tuple[tuple[str, float], ...]]
+    plan: HostPlan,
+    seen: HostSeen | HostError,
+    away: Mapping[str, tuple[tuple[str, float], ...]],
+    bad: Mapping[str, tuple[tuple[str, str], ...]],
 ) -> HostRow:
     if isinstance(seen, HostError):
         return HostRow(plan.host.name, seen)
@@ -116,7 +134,7 @@ def _host(
         locked=seen.locked,
         stuck=seen.stuck,
         cards=tuple(_card(plan, gpu, seen) for gpu in plan.host.gpus),
-        instances=tuple(_instance(one, seen, away) for one in seen.instances),
+        instances=tuple(_instance(one, seen, away, bad) for one in seen.instances),
         balancers=tuple(_balancer(one, plan, seen) for one in seen.balancers),
     )
 
@@ -159,7 +177,10 @@ def _seen(gpu: Gpu, seen: HostSeen) -> CardSeen | None:
 
 
 def _instance(
-    one: InstanceSeen, seen: HostSeen, away: Mapping[str, tuple[tuple[str, float], ...]]
+    one: InstanceSeen,
+    seen: HostSeen,
+    away: Mapping[str, tuple[tuple[str, float], ...]],
+    bad: Mapping[str, tuple[tuple[str, str], ...]],
 ) -> InstanceRow:
     models = [ModelRow(m.name, True, m.vram, m.size, m.context) for m in one.models]
     lacking = [p for p in one.promised if p.resident and one.loaded(p) is None]
@@ -168,8 +189,10 @@ def _instance(
         state = "silent"
     if state == "up":
         models += [ModelRow(p.model, False) for p in lacking]
-    kept = away.get(f"{seen.host}/{one.name}", ())
-    return InstanceRow(one.name, one.port, state, one.version, tuple(models), kept)
+    name = f"{seen.host}/{one.name}"
+    return InstanceRow(
+        one.name, one.port, state, one.version, tuple(models), away.get(name, ()), bad.get(name, ())
+    )
 
 
 def _state(seen: HostSeen, unit: str) -> str:

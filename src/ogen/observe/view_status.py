@@ -111,6 +111,8 @@ def _instance(one: InstanceRow) -> Text:
     line.append(_plain(f"  Ollama {one.version}") if one.version else "")
     if one.drained:
         line.append(_plain(f"  {_drained(one.drained)}"), style="yellow")
+    for edge, why in one.failing:
+        line.append(_plain(f"  fails the probes of {edge}: {why}"), style="red")
     for model in one.models:
         line.append("  ").append_text(_model(model))
     return line

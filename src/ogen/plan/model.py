@@ -83,6 +83,7 @@ class Member:
     slots: int  # requests that it serves at once
     weight: int = 1
     backup: bool = False  # asked only where no other one answers
+    runs: Instance | None = field(default=None, compare=False, repr=False)  # what is behind it
 
 
 @dataclass(frozen=True, slots=True)

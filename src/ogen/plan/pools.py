@@ -47,6 +47,7 @@ def _pool(
             slots=placement.slots,
             weight=weight,
             backup=hosts[instance.host].backup,
+            runs=instance,
         )
         for (instance, placement), weight in zip(serving, weights, strict=True)
     )

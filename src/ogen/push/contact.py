@@ -138,7 +138,7 @@ class Contact:
         return down
 
     def leases(self) -> dict[str, Any]:
-        """`leases` in force, and `returning` servers."""
+        """`leases` in force, `returning` servers, and those that are `failing` their probes."""
         return self.ask({"op": "leases"})[0]
 
     def close(self, keep: Iterable[str]) -> list[str]:

@@ -19,6 +19,14 @@ Member = tuple[str, str]  # host, instance
 
 
 @dataclass(frozen=True, slots=True)
+class Failing:
+    """A server that a balancer host's probes keep its balancers away from."""
+
+    server: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """One that is in force at a balancer host; `run` is a rollout's number, or BY_HAND."""
 
@@ -81,6 +89,15 @@ class Edge:
                 return []
         parts = [(str(one["id"]).partition("."), one) for one in told]
         return [Lease(run, name, float(one["left"]), str(one["who"])) for (run, _, name), one in parts]
+
+    def failing(self) -> list[Failing]:
+        """Servers that this host's balancers send nothing to since they fail their probes."""
+        with self.lock:
+            try:
+                told = self._open().leases()["failing"]
+            except HostError:
+                return []
+        return [Failing(str(one["server"]), str(one["why"])) for one in told if one["away"]]
 
     def _open(self) -> Contact:
         if self.contact is None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HostError, RolledBack
 from ..inventory.model import Host
 from .contact import Ask
-from .edges import BY_HAND, LEASE, Edge, Lease, Member, lease_id, name_of
+from .edges import BY_HAND, LEASE, Edge, Failing, Lease, Member, lease_id, name_of
 from .results import Event, OnEvent, Options, ignore
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Pools:
     edges: tuple[Host, ...] = ()
     members: Mapping[str, frozenset[Member]] = field(default_factory=dict)  # "balancer/pool" → members
     addresses: Mapping[str, str] = field(default_factory=dict)  # host → where balancers reach it
+    ports: Mapping[Member, int] = field(default_factory=dict)
 
     def server(self, edge: str, host: str, port: int) -> str:
         """An instance as the nginx on `edge` lists it."""
@@ -52,6 +53,17 @@ class Pools:
     @property
     def everyone(self) -> frozenset[Member]:
         return frozenset(m for members in self.members.values() for m in members)
+
+    def failing(self, told: Mapping[str, Iterable[Failing]]) -> dict[Member, str]:
+        """Members that some balancer is kept away from by its host's probes, and why; by balancer hosts."""
+        found: dict[Member, str] = {}
+        for edge, servers in told.items():
+            why = {one.server: one.why for one in servers}
+            for member, port in self.ports.items() if why else ():
+                server = self.server(edge, member[0], port)
+                if server in why:
+                    found[member] = f"{'/'.join(member)} fails the probes of {edge}: {why[server]}"
+        return found
 
     def of(self, member: Member) -> list[frozenset[Member]]:
         return [members for members in self.members.values() if member in members]
@@ -69,6 +81,7 @@ def pools_of(plan: Plan) -> Pools:
             for pool in entry.pools
         },
         addresses={h.host.name: h.host.reached_at for h in plan.hosts},
+        ports={(m.host, m.instance): m.port for entry in own for pool in entry.pools for m in pool.members},
     )
 
 
@@ -113,6 +126,7 @@ class Leases:
     outage: bool = False  # whether a pool may be left without an instance
     held: dict[Member, int] = field(default_factory=dict)  # member → port
     lost: dict[Member, str] = field(default_factory=dict)  # proven, but balancers do not get it back
+    failing: dict[Member, str] = field(default_factory=dict)  # away by the balancers' own probes
     working: set[str] = field(default_factory=set)  # hosts whose transaction is under way
     waiting: set[str] = field(default_factory=set)  # those of them that wait for a grant
 
@@ -219,9 +233,10 @@ class Leases:
             self.changed.notify_all()
         try:
             while True:
-                others = self.others()
+                others, failing = self.others(), self._probed()
                 soon = any(o.left <= LEASE for o in others.values()) and time.monotonic() < end
                 with self.changed:
+                    self.failing = failing
                     mine = [m for m in ports if m in self.held]  # asked for again: the lease is renewed
                     chosen = mine or self._admissible(list(ports), why, others)
                     self.held.update({m: ports[m] for m in chosen})
@@ -235,15 +250,20 @@ class Leases:
             with self.changed:
                 self.waiting.discard(host)
 
+    def _probed(self) -> dict[Member, str]:
+        told = self._each(lambda edge: edge.failing())
+        names = (edge.host.name for edge in self.edges)
+        return self.pools.failing(dict(zip(names, told, strict=True)))
+
     def _admissible(self, wanted: list[Member], why: str, others: Collection[Member]) -> list[Member]:
         if why == "stop" or self.outage:  # nobody lists what is stopped, or it is wanted so
             return wanted
-        serving = set(self.serving()) - set(self.lost)
+        serving = set(self.serving()) - set(self.lost) - set(self.failing)
         return admissible(self.pools, wanted, serving, {*self.held, *others})
 
     def _refusal(self, wanted: Sequence[Member], others: Mapping[Member, Lease]) -> dict[str, str]:
         names = ", ".join(f"{host}/{instance}" for host, instance in wanted)
-        lost = "".join(f"; {why}" for why in self.lost.values())
+        lost = "".join(f"; {why}" for why in {**self.failing, **self.lost}.values())
         hint = "bring another one of its pool into service, or consent: rollout.allow_outage: true"
         if lost:  # consent is no remedy for an instance that does not come back
             hint = "see why it does not answer there (ogen doctor, ogen logs), then apply again"

@@ -55,7 +55,9 @@ def _refused(pools: Pools, edges: Sequence[Edge], ports: Mapping[Member, int]) -
     """Instances that are the last ones of a pool, beside those that are drained already."""
     taken = {one.id for edge in edges for one in edge.listed(strict=True)}
     away = {m for m in pools.everyone if lease_id(BY_HAND, m) in taken}
-    fine = admissible(pools, [m for m in ports if m not in away], pools.everyone, away, share=1.0)
+    failing = pools.failing({edge.host.name: edge.failing() for edge in edges})
+    serving = pools.everyone - failing.keys()
+    fine = admissible(pools, [m for m in ports if m not in away], serving, away, share=1.0)
     return {
         m: RemoteError(
             f"{'/'.join(m)} is the last instance of its pool that serves",

@@ -17,7 +17,8 @@ from ..release.model import BalancerProof, File
 from .engine import Engine
 from .keys import Reveal, key_lines
 from .limits import limits
-from .upstreams import place, queues, upstream
+from .probes import probes
+from .upstreams import place, queues, reached, upstream
 
 MARK = "OGEN-RELEASE-HASH"  # replaced by the hash of everything else
 ROUTED = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions",
@@ -82,7 +83,7 @@ def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | No
         text = engine.render(template, {**values, **_routes(entry, host, values)}, balancer.where)
         files.append(File(f"{folder}/{name}", text.encode(), where=balancer.where))
     if own:
-        members = json.dumps(_members(values["pools"], entry), indent=1, ensure_ascii=False) + "\n"
+        members = json.dumps(_members(values["pools"], entry, host), indent=1, ensure_ascii=False) + "\n"
         files.append(File(f"{folder}/members.json", members.encode(), where=balancer.where))
     if balancer.keys is not None:
         known = key_lines(balancer.keys, reveal, balancer.admins)
@@ -99,15 +100,25 @@ def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | No
     return Rendered(tuple(files), proof)
 
 
-def _members(pools: Sequence[Mapping[str, Any]], entry: Entry) -> dict[str, Any]:
-    """For bin/leases.py: the unit, and the models that each server must have to be sent requests."""
+def _members(pools: Sequence[Mapping[str, Any]], entry: Entry, host: str) -> dict[str, Any]:
+    """For bin/leases.py: the unit, and the models that each server must have to be sent requests; for
+    bin/probe.py: what each server must show."""
     models: dict[str, list[str]] = {}
     for pool in pools:
         for server in pool["servers"]:
             models.setdefault(place(server["address"], server["port"]), []).append(pool["name"])
     if entry.balancer.routing == "single" and entry.balancer.pool is None:
         models = {server: [] for server in models}  # whatever it serves
-    return {"unit": f"ogen-balancer-{entry.balancer.name}.service", "servers": dict(sorted(models.items()))}
+    return {
+        "unit": f"ogen-balancer-{entry.balancer.name}.service",
+        "servers": dict(sorted(models.items())),
+        "probes": {
+            place(reached(m, host), m.port): probes(m.runs)
+            for pool in entry.pools
+            for m in pool.members
+            if m.runs is not None
+        },
+    }
 
 
 def _digest(files: Sequence[File]) -> str:

@@ -104,6 +104,17 @@ def leases(draft: Draft) -> None:
     values = {"python": interpreter(draft.host), "config": hashlib.sha256(script).hexdigest()[:16]}
     text = draft.engine.render("leases.service.j2", values, draft.host.where)
     draft.unit("ogen-leases.service", "service", text, draft.host.where)
+    _prober(draft)
+
+
+def _prober(draft: Draft) -> None:
+    """What tells leases.py which instances are not well."""
+    draft.add(f"{CURRENT}/bin/probe.py", draft.engine.copy("probe.py"), mode=0o755)
+    values = {"python": interpreter(draft.host)}
+    draft.add(
+        f"{SYSTEMD}/ogen-probe.service", draft.engine.render("probe.service.j2", values, draft.host.where)
+    )
+    draft.unit("ogen-probe.timer", "timer", draft.engine.copy("probe.timer").decode(), draft.host.where)
 
 
 def log_rotation(draft: Draft) -> None:

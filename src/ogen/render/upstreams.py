@@ -35,13 +35,17 @@ def upstream(pool: Pool, host: str, prefix: str) -> dict[str, Any]:
 
 def _server(member: Member, host: str, only_backups: bool) -> dict[str, Any]:
     return {
-        # its own instances a balancer reaches by loopback
-        "address": "127.0.0.1" if member.host == host else member.address,
+        "address": reached(member, host),
         "port": member.port,
         "weight": max(1, member.weight),
         "backup": member.backup and not only_backups,
         "slots": member.slots,
     }
+
+
+def reached(member: Member, host: str) -> str:
+    """Its own instances a balancer reaches by loopback."""
+    return "127.0.0.1" if member.host == host else member.address
 
 
 def place(address: str, port: int) -> str:
