@@ -273,7 +273,8 @@ class Watch:
         self.down = set(state.get("down") or ())
         self.leased = set(state.get("leased") or ())
         self.returning = self.down - self.leased - set(state.get("failing") or ())  # their lease has ended
-        self.freed = {server: float(at) for server, at in (state.get("freed") or {}).items()}  # and when
+        #: server → when its lease ended, or it served again after one
+        self.freed = {server: float(at) for server, at in (state.get("freed") or {}).items()}
         self.failing = {}  # server → why probes alone keep it down
         self.kept = {}  # server → why it should be so, but its pool has nobody else
         self.taken = {}  # balancer → what it has down
@@ -307,7 +308,9 @@ class Watch:
         self.leased, self.returning = out, (self.returning | ended) - out
         if self.returning and now - self.probed >= PACE:
             self.probed = now
-            self.returning -= passed(self.returning, known)
+            back = passed(self.returning, known)
+            self.freed = {**self.freed, **dict.fromkeys(back, now)}
+            self.returning -= back
 
     def judge(self, known, now):
         """What probes alone keep down, and whom they have to leave."""

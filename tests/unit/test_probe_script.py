@@ -407,6 +407,20 @@ def test_after_a_lease_it_comes_back_whatever_was_seen_before(
     assert watch.down == {one.name}, "it is bad still"
 
 
+def test_what_was_seen_while_it_was_coming_back_counts_no_more(watch: Any, run: Path, one: Instance) -> None:
+    members(run, one.name, "b:1")
+    path = lease(watch, one.name)
+    watch.step()
+    path.unlink()
+    one.status = {"/api/tags": 500}
+    watch.step()
+    probed(watch, **{one.name: bad()})
+    assert state(watch)["returning"] == [one.name]
+    one.status = {}
+    watch.step()
+    assert watch.down == set()
+
+
 def test_a_watch_that_starts_again_does_not_ask_what_probes_alone_kept_down(watch: Any, run: Path) -> None:
     members(run, "a:1", "b:1")
     probed(watch, **{"a:1": bad()})
