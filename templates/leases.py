@@ -29,6 +29,7 @@ import time
 
 RELEASE = "/etc/ogen/current/balancers"
 RUN = "/run"
+KEYS = "/etc/ogen/keys"  # of each balancer NAME.conf: the keys of the last apply, which a rollback leaves
 LEASES = RUN + "/ogen/leases"
 STATE = RUN + "/ogen/leases.json"
 PROBES = RUN + "/ogen/probes.json"  # what probe.py says
@@ -87,8 +88,11 @@ def adopt(name):
     source, target = "%s/%s" % (RELEASE, name), folder(name)
     with alone(name):
         for each in sorted(os.listdir(source)):
-            mode = os.stat(source + "/" + each).st_mode & 0o777
-            with open(source + "/" + each, "rb") as file:
+            path, held = source + "/" + each, "%s/%s.conf" % (KEYS, name)
+            if each == "keys.conf" and os.path.exists(held):
+                path = held
+            mode = os.stat(path).st_mode & 0o777
+            with open(path, "rb") as file:
                 data = file.read()
             write("%s/%s" % (target, "release.conf" if each == "nginx.conf" else each), data, mode)
         derive(name, set(read(STATE).get("down") or ()))

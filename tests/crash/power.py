@@ -145,7 +145,11 @@ class Cut:
         from scenarios import in_force, previous, runs
 
         one = host(folder, machine=machine)
-        found = in_force(one, self.stage.scenario.old) + previous(one) + runs(one, machine)
+        found = (
+            in_force(one, self.stage.scenario.old, self.stage.scenario.keys)
+            + previous(one)
+            + runs(one, machine)
+        )
         return [f"not armed, and {text}" for text in found]
 
 

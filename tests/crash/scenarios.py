@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pretend import Controller, Host, Systemd, apply, ask, follow, host
 
-from ogen.agent import alarm, journal, owner, store, transaction
+from ogen.agent import alarm, journal, keys, owner, store, transaction
 from ogen.release.model import File, ModelBuild, ModelView, Release, Unit
 
 EDIT = "# by hand\n"
@@ -26,7 +26,7 @@ def release(text: str, *units: str, program: str = "/bin/true") -> Release:
 
     files = [
         File("/etc/ogen/current/a.txt", text.encode()),
-        File("/etc/ogen/current/sub/keys", b"s3cret", 0o600, secret=True),
+        File("/etc/ogen/current/balancers/api/keys.conf", text.encode(), 0o600, secret=True),
         File(f"/etc/nginx/conf.d/ogen-{text}.conf", b"# " + text.encode()),
         *(File(f"/etc/systemd/system/{name}", unit(name)[1].encode()) for name in units),
     ]
@@ -109,6 +109,7 @@ class Scenario:
     new: Release | None
     commits: bool = True
     status: str = "applied"  # how it ends when nobody kills it
+    keys: Release | None = None  # whose stay in force, if not those of the release that is
 
     @staticmethod
     def epoch(one: Host) -> int:
@@ -128,7 +129,7 @@ SCENARIOS = (
     Scenario("first apply", _nothing, _apply(NEW), None, NEW),
     Scenario("apply", _applied(EARLIER, OLD), _apply(NEW), OLD, NEW),
     Scenario("apply over an edit", _edited, _apply(NEW), OLD, NEW),
-    Scenario("rollback", _applied(NEW, OLD), lambda one, c: ask(one, c, "rollback"), OLD, NEW),
+    Scenario("rollback", _applied(NEW, OLD), lambda one, c: ask(one, c, "rollback"), OLD, NEW, keys=OLD),
     Scenario("revert", _applied(EARLIER, OLD), _apply(BAD), OLD, OLD, status="rolled_back"),
     Scenario("first apply, revert", _failed, _apply(BAD), None, None, status="rolled_back"),
     Scenario("abort", _applied(EARLIER, OLD), _apply(NEW), OLD, OLD, commits=False, status="aborted"),
@@ -146,13 +147,14 @@ SCENARIOS = (
 
 
 # --------------------------------------------------------------------------------- what must hold
-def in_force(one: Host, wanted: Release | None) -> list[str]:
-    """What is wrong with the host if exactly this release is to be in force."""
+def in_force(one: Host, wanted: Release | None, keys_of: Release | None = None) -> list[str]:
+    """What is wrong with the host if exactly this release is to be in force, with its or another's keys."""
     name, found = one.store.current, []
     if (name.split("-")[0] if name else None) != (wanted.id if wanted else None):
         return [f"current names {name}"]
     if name:
         found += [f"damaged: {path}" for path in one.store.damage(name)]
+    found += _wrong_keys(one, keys_of or wanted)
     wish = one.store.links(name)
     there = _links(Path(one.disk.root))
     edit = f"{store.UNITS}/{B}"
@@ -163,6 +165,15 @@ def in_force(one: Host, wanted: Release | None) -> list[str]:
     return found + [
         f"link {p} leads to {there[p]}" for p in wish.keys() & there.keys() if wish[p] != there[p]
     ]
+
+
+def _wrong_keys(one: Host, wanted: Release | None) -> list[str]:
+    place = Path(one.disk.root) / "etc/ogen/keys/api.conf"
+    if wanted is None:
+        return ["keys are left over"] if place.is_symlink() else []
+    text = next(f.content for f in wanted.files if f.path.endswith("/keys.conf"))
+    there = place.read_bytes() if place.exists() else b""
+    return [] if there == text else [f"the keys in force are {there!r}, not {text!r}"]
 
 
 def _links(root: Path) -> dict[str, str]:
@@ -181,7 +192,7 @@ def left_over(one: Host, collected: bool) -> list[str]:
     found = [str(path.relative_to(root)) for path in root.rglob("*.new")]
     found += [str(path.relative_to(root)) for path in (root / "etc/ogen/releases").glob(".*")]
     if collected:
-        held = {one.store.current, one.store.previous}
+        held = {one.store.current, one.store.previous, *keys.releases(one.disk)}
         found += [f"release {name}" for name in one.store.names() if name not in held]
     return [f"left over: {path}" for path in found]
 

@@ -47,13 +47,13 @@ def honest(stage: Stage, folder: Path, machine: Systemd, said: dict[str, object]
     one = host(folder, machine=machine)
     status = said.get("status", "refused")
     if status == "applied":
-        return in_force(one, stage.scenario.new)
+        return in_force(one, stage.scenario.new, stage.scenario.keys)
     if status == "rolled_back":
-        return in_force(one, stage.scenario.old)
+        return in_force(one, stage.scenario.old, stage.scenario.keys)
     if status in ("stuck", "waiting"):
         return [] if alarm.heard(one.disk) or machine.alarms else ["stuck without an alarm"]
     if "nothing has changed" in str(said.get("message")):
-        return in_force(one, stage.scenario.old)
+        return in_force(one, stage.scenario.old, stage.scenario.keys)
     return [] if said.get("message") or said["reply"] == "ok" else ["an error without a message"]
 
 
@@ -66,7 +66,7 @@ def examine(scenario: Scenario, room: Path, number: int, lasting: bool) -> dict[
         wrong = honest(stage, folder, machine, said)
         contact(folder, machine)  # the disk is well again
         one = host(folder, machine=machine)
-        wrong += min((in_force(one, each) for each in (scenario.old, scenario.new)), key=len)
+        wrong += min((in_force(one, each, scenario.keys) for each in (scenario.old, scenario.new)), key=len)
         wrong += stage.check_next(folder, machine)
         assert not wrong, f"{os.strerror(number)} at change {count} of {total}: {said}"
         ends[str(said.get("status", "refused"))] += 1

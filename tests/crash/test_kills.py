@@ -105,7 +105,7 @@ class Stage:
         said = self.act(folder, machine, seen.append)
         one = host(folder, machine=machine)
         assert said.get("status", said.get("kind", self.scenario.status)) in (self.scenario.status, "failed")
-        assert in_force(one, self.scenario.new) == []
+        assert in_force(one, self.scenario.new, self.scenario.keys) == []
         assert runs(one, machine) == [], "without a kill"
         shutil.rmtree(folder)
         return seen
@@ -116,7 +116,7 @@ class Stage:
         wanted = [self.scenario.old, self.scenario.new]
         if told == "applied":
             wanted = wanted[1:]
-        found = min((in_force(one, each) for each in wanted), key=len)
+        found = min((in_force(one, each, self.scenario.keys) for each in wanted), key=len)
         found += left_over(one, False) + previous(one) + runs(one, machine)
         ends = one.journal.state()
         if self.scenario.name != "unreadable journal":

@@ -45,6 +45,7 @@ def script(tmp_path: Path) -> ModuleType:
     run = tmp_path / "run"
     (run / "ogen" / "leases").mkdir(parents=True)
     found.RELEASE, found.RUN = str(tmp_path / "release"), str(run)  # type: ignore[attr-defined]
+    found.KEYS = str(tmp_path / "keys")  # type: ignore[attr-defined]
     found.LEASES, found.STATE = str(run / "ogen/leases"), str(run / "ogen/leases.json")  # type: ignore[attr-defined]
     return found
 
@@ -76,6 +77,13 @@ def test_a_release_is_adopted_with_what_is_down(script: ModuleType, tmp_path: Pa
     assert (run / "nginx.conf").read_text() == script.marked(CONF, {"192.0.2.11:11434"})
     assert (run / "keys.conf").stat().st_mode & 0o777 == 0o600
     assert not list(run.glob("*.new"))
+    assert (run / "keys.conf").read_text() == "secret"
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/api.conf").write_text("of a later apply")
+    (tmp_path / "keys/api.conf").chmod(0o600)
+    script.adopt("api")
+    assert (run / "keys.conf").read_text() == "of a later apply"
+    assert (run / "keys.conf").stat().st_mode & 0o777 == 0o600
 
 
 class Instance(BaseHTTPRequestHandler):

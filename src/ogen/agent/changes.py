@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import alarm, closing, frames, gate, leftover, links, owner, recovery, stage, store, transaction
+from . import alarm, closing, frames, gate, keys, leftover, links, owner, recovery, stage, store, transaction
 from .errors import AgentError, plainly
 from .frames import Message
 from .session import Session
@@ -74,10 +74,12 @@ def _part(session: Session) -> frames.Frame:
 
 
 def rollback(session: Session, message: Message, data: bytes) -> None:
-    """To the release named `to`, or to the one before."""
+    """To the release named `to`, or to the one before; with the keys that are in force now."""
 
     def prepare() -> Tuple[str, bool, List[str]]:
-        return _find(session.host.store, message.get("to")), False, []
+        name = _find(session.host.store, message.get("to"))
+        keys.check(session.host.store, name)
+        return name, False, []
 
     _transact(session, Request.of(message), prepare)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Dict, Iterator, List, Optional
 
-from . import admission, alarm, gate, leases, prove, store, systemd
+from . import admission, alarm, gate, keys, leases, prove, store, systemd
 from .errors import AgentError, disk_failed, plainly
 from .gate import Gate, Lost, Say
 from .journal import Record
@@ -74,6 +74,7 @@ class Transaction:
         self.tell("commit", "flip", None)
         admission.put(self.host.disk, self.beside)
         self.record("FLIP")
+        keys.take(self.host.disk, self.first)
         flip(self.host, self.first["to"])
         drop_links(self.host.disk, late(self.first["remove"]))
         add_links(self.host.disk, self.first["add"], after_flip=True)
@@ -203,7 +204,7 @@ class Transaction:
         before = systemd.states(self.host.machine, [p["unit"] for p in wish["balancers"]])
         moves = self.move(wish, force, ["balancer"])
         for proof in wish["balancers"]:
-            if proof["unit"] not in moves and prove.balancer_hash(self.host.machine, proof) != proof["hash"]:
+            if proof["unit"] not in moves and self.other(proof):
                 verb = "reload" if before[proof["unit"]].up else "start"
                 self.tell(verb, proof["unit"], None)
                 self.systemd.do(verb, [proof["unit"]])
@@ -211,6 +212,11 @@ class Transaction:
                 self.record("RELOADED", unit=proof["unit"])
             elif proof["unit"] in moves and not self.quick:
                 prove.balancer(self.host.machine, proof, self.patience)
+
+    def other(self, proof: Record) -> bool:
+        """Whether a balancer serves another configuration than it should, or lets others in."""
+        served = prove.balancer_hash(self.host.machine, proof)
+        return served != proof["hash"] or keys.untaken(self.host.disk, proof, self.first)
 
     def rest(self, wish: store.Manifest, force: store.Manifest) -> None:
         moves = self.move(wish, force, ["service"])
@@ -264,6 +270,7 @@ class Transaction:
     def restore(self) -> None:
         wish, force, disk = self.force, self.wish, self.host.disk  # the other way round
         drop_links(disk, late(self.first["add"]))
+        keys.give_back(disk, self.first)
         flip(self.host, self.first["from"])
         admission.put_back(disk, self.host.machine, self.first)
         old = self.host.store.links(self.first["from"])

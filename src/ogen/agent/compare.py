@@ -7,7 +7,7 @@ import os
 import stat
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
-from . import admission, alarm, drift, journal, librarian, locks, prove, store, systemd
+from . import admission, alarm, drift, journal, keys, librarian, locks, prove, store, systemd
 from . import disk as names
 from .disk import Disk
 from .machine import Machine
@@ -59,6 +59,10 @@ def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool)
     data = _texts(held, report["files"], own) if want_text else b""
     report["why"] = {}
     report.update(_running(disk, machine, wish, own))
+    others = keys.others(held, wish)
+    if not disk.relocated:
+        units = [p["unit"] for p in wish["balancers"] if p["balancer"] in others]
+        report["reload"] += [unit for unit in units if unit not in (*report["reload"], *report["restart"])]
     report["links"] = _links(disk, held, wish, current)
     if current is not None:
         report["why"].update({path: drift.link_reason(disk, path) for path in report["links"]})
@@ -70,6 +74,7 @@ def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool)
         and report["idle"]
         and not report["stuck"]
         and not report["links"]
+        and not others
         and not any(report[k] for k in ("restart", "reload", "stop"))
     )
     return report, data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator, List, Set
 
-from . import links, store
+from . import keys, links, store
 from .disk import NEW
 from .errors import Broken
 from .journal import idle
@@ -23,7 +23,12 @@ def sweep(host: Host) -> None:
     """Removes what was half made or half removed; both locks are held, so that it is nobody's work."""
     for folder in (STAGING, GONE):
         host.disk.remove_tree(folder)
-    for path in (*_UNITS, *_half_made(host, store.HOME), *_half_made(host, store.AGENTS)):
+    for path in (
+        *_UNITS,
+        *_half_made(host, store.HOME),
+        *_half_made(host, store.AGENTS),
+        *_half_made(host, keys.KEYS),
+    ):
         host.disk.remove(path, sync=False)
     for path in _half_made(host, links.EDITED, deep=True):
         host.disk.remove(path, sync=False)
@@ -49,8 +54,9 @@ def discard(host: Host, name: str) -> None:
 
 def collect(host: Host) -> List[str]:
     """Removes releases that nobody needs, and agents of other versions of ogen. Kept are the release in
-    force, the one before, what runs, and what an unfinished transaction is about."""
-    keep = {host.store.current, host.store.previous, *_under_way(host)}
+    force, the one before, those whose keys are in force, what runs, and what an unfinished transaction is
+    about."""
+    keep = {host.store.current, host.store.previous, *keys.releases(host.disk), *_under_way(host)}
     names = [name for name in host.store.names() if name not in keep]
     running = "".join(_mounts(host.machine)) if names and host.live else ""
     gone = [name for name in names if "/releases/%s/" % name not in running]

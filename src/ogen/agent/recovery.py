@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import List, Optional
 
-from . import alarm, leftover, links
+from . import alarm, keys, leftover, links
 from .commit import Transaction
 from .errors import AgentError
 from .gate import Say
@@ -40,6 +40,7 @@ def recover(
     except AgentError as error:  # the journal, or a release that it names, can't be read
         return _unreadable(host, error)
     if how == "finish":
+        keys.take(host.disk, records[0])
         for after_flip in (False, True):  # a way back that failed may have begun with them
             links.add_links(host.disk, records[0]["add"], after_flip)
         return transaction.finish()

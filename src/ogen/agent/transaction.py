@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from . import admission, journal, links, locks, store, systemd
+from . import admission, journal, keys, links, locks, store, systemd
 from .disk import Disk
 from .errors import Changed
 from .machine import Machine
@@ -55,6 +55,7 @@ class Request(NamedTuple):
     patience: Patience = Patience()
     local: bool = False  # and these are this host's own
     gated: bool = False  # the controller keeps balancers away from instances that go down
+    applies: bool = False  # and brings its keys; a rollback leaves those in force
 
     @classmethod
     def of(cls, message: Dict[str, Any]) -> "Request":
@@ -67,6 +68,7 @@ class Request(NamedTuple):
             patience=Patience(**fields),
             local=bool(message.get("local")),
             gated=bool(message.get("gated")),
+            applies=message.get("op") == "apply",
         )
 
 
@@ -118,6 +120,7 @@ def begin(host: Host, request: Request, to: str, staged: bool) -> Dict[str, Any]
         "staged": staged,
         "add": add,
         "remove": remove,
+        "keys": keys.links(host.disk, wish) if request.applies else {},
         "active": _active(host, wish, force),
         "edited": damage,
         "leaving": admission.leaving(host.disk),
@@ -142,6 +145,7 @@ def _active(host: Host, wish: store.Manifest, force: store.Manifest) -> List[str
 
 def abort(host: Host, first: Dict[str, Any], why: str) -> None:
     """Back from before the flip: links are as they were; what was staged is left to `leftover.collect`."""
+    keys.give_back(host.disk, first)
     kept = host.store.links(first["from"])
     links.drop_links(host.disk, {p: t for p, t in first["add"].items() if p not in kept})
     gone = {p: t for p, t in first["remove"].items() if host.disk.lstat(p) is None}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import List
 
-from . import librarian, store
+from . import keys, librarian, store
 from .disk import Disk
 from .errors import Refused
 from .machine import Machine
@@ -103,6 +103,8 @@ def nginx(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str, pro
             for e in manifest["files"]
             if e["path"].startswith("/etc/nginx/conf.d/")
         ]
+        held = keys.entries(manifest).items()
+        links += [keys.KEYS, *("%s=%s/%s" % (keys.place(n), store.CURRENT, e["stored"]) for n, e in held)]
         lines = sandboxed(machine, disk, tree, links, ["nginx", "-t"])
         bad = (lines and lines[-1].startswith("exit status")) or any(
             proof["config"] in line for line in lines

@@ -21,6 +21,7 @@ from .probes import probes
 from .upstreams import place, queues, reached, upstream
 
 MARK = "OGEN-RELEASE-HASH"  # replaced by the hash of everything else
+KEYS = "/etc/ogen/keys"  # there the host links the keys in force: those of the last apply
 ROUTED = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions",
           "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")  # fmt: skip
 QUEUEING = tuple(path for path in ROUTED if path != "/api/show")  # those that keep a slot busy
@@ -153,7 +154,7 @@ def _values(entry: Entry, host: str, folder: str) -> dict[str, Any]:
         "workers": 1 if balancer.gate else balancer.workers or "auto",
         "access_log": f"/var/log/{'ogen/balancer' if own else 'nginx/ogen'}-{balancer.name}.log",
         "log_extra": "".join(log),
-        "keys": ("keys.conf" if own else f"{folder}/keys.conf") if balancer.keys else "",
+        "keys": ("keys.conf" if own else f"{KEYS}/{balancer.name}.conf") if balancer.keys else "",
         "admins": balancer.admins,
         **limited,
         "strategy": _strategy(balancer, ident),
