@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,4 +153,55 @@ def test_a_masked_unit_is_named_and_not_trampled_on(box: Project) -> None:
     assert "exists and is not ogen's" in box.ogen("apply", "--yes", code=3).stderr
     box.lab.sh("one", "systemctl unmask ogen-monitor.service")
     box.ogen("apply", "--yes")
+    box.ogen("diff", code=0)
+
+
+# ---------------------------------------------------------------------------------------- keys
+INSIDE = (
+    "  inside: {{hosts: [one], listen: 8083, routing: single, into: conf.d, keys: !file secrets/keys.yaml}}\n"
+)
+ALICE, ROTATED, BOB = "sk-alice-0123456789", "sk-alice-rotated-012", "sk-bob-0123456789abc"
+
+
+def let_in(box: Project) -> dict[int, list[int]]:
+    """By balancer: what alice's first key, bob's, and alice's next one are answered."""
+
+    def status(port: int, key: str) -> int:
+        where = f"http://{box.lab.address('one')}:{port}/api/tags"
+        request = urllib.request.Request(where, headers={"Authorization": f"Bearer {key}"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    return {port: [status(port, key) for key in (ALICE, BOB, ROTATED)] for port in (8081, 8083)}
+
+
+def both(*statuses: int) -> dict[int, list[int]]:
+    return {8081: list(statuses), 8083: list(statuses)}
+
+
+def test_a_rollback_revives_no_key_and_loses_none(box: Project) -> None:
+    def apply(**keys: str) -> None:
+        text = "".join(f"{name}: {key}\n" for name, key in keys.items())
+        (box.folder / "secrets/keys.yaml").write_text(text)
+        box.ogen("apply", "--yes")
+
+    box.lab.sh("one", "systemctl start nginx")
+    box.write(INVENTORY + INSIDE, context=8192)
+    apply(alice=ALICE, bob=BOB)
+    assert let_in(box) == both(200, 200, 401)
+    apply(alice=ROTATED)
+    assert let_in(box) == both(401, 401, 200)
+    for word in ("back", "and back again", "and back"):
+        box.ogen("rollback", "--yes")
+        assert let_in(box) == both(401, 401, 200), word
+    box.lab.sh("one", "systemctl restart ogen-balancer-locked nginx")
+    assert let_in(box) == both(401, 401, 200), "as after a reboot"
+    text = "".join(f"{name}: {key}\n" for name, key in (("alice", ALICE), ("bob", BOB)))
+    (box.folder / "secrets/keys.yaml").write_text(text)
+    assert "ogen-balancer-locked" in box.ogen("diff", code=2).stdout, "the release is in force, its keys not"
+    apply(alice=ALICE, bob=BOB)
+    assert let_in(box) == both(200, 200, 401), "who applies says who is let in"
     box.ogen("diff", code=0)

@@ -105,7 +105,7 @@ class Transaction:
             self.stop([p["unit"] for p in left if p["instance"] in ready])
             left = [p for p in left if p["instance"] not in ready]
         self.stop(units)
-        self.systemd.forget([p["unit"] for p in self.force["instances"] if p["unit"] in units])
+        self.systemd.forget([p["unit"] for p in self.force["instances"] if p["unit"] in units], units)
 
     def stop(self, units: List[str]) -> None:
         """A unit whose file is gone already ("not-found") may still run, and is stopped like any other."""

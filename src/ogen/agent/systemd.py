@@ -177,11 +177,13 @@ class Systemd:
             bad = self._failed(units)
             raise Unproven("%s of %s failed" % (verb, ", ".join(bad)), log=self.log(bad, done.lines))
 
-    def forget(self, instances: Iterable[str]) -> None:
-        """Timers of instances that are gone fail when their template goes first; that is no failure."""
+    def forget(self, instances: Iterable[str], units: Iterable[str] = ()) -> None:
+        """Timers that are gone, and those of instances that are, fail when the file of what they start goes
+        first; that is no failure."""
         stems = [unit[len("ogen-ollama-") : -len(".service")] for unit in instances]
-        if stems:
-            names = ["ogen-preload@%s.timer" % stem for stem in stems]
+        names = ["ogen-preload@%s.timer" % stem for stem in stems]
+        names += [unit for unit in units if unit.endswith(".timer")]
+        if names:
             self.machine.run(["systemctl", "reset-failed", "--", *names], self.timeout)
 
     def _failed(self, units: List[str]) -> List[str]:
