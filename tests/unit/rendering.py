@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -199,9 +200,8 @@ def check_nginx(release: Release, folder: Path, nginx: str) -> None:
     for file in release.files:
         if file.path.startswith("/etc/nginx/conf.d/"):
             part = folder / Path(file.path).name
-            part.write_text(
-                localised(file.content.decode(), folder).replace("/etc/ogen/current/balancers/", f"{folder}/")
-            )
+            text = localised(file.content.decode(), folder)
+            part.write_text(re.sub(r"/etc/ogen/keys/(\S+)\.conf", rf"{folder}/\1/keys.conf", text))
             whole = folder / f"{part.name}.main"
             temp = "".join(
                 f"{name}_temp_path {folder}/{name};"
