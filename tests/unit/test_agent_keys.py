@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from agents import apply, ask, host
 
-from ogen.agent import keys, owner
+from ogen.agent import keys, owner, recovery
 from ogen.agent.transaction import Host
 from ogen.release.model import BalancerProof, File, Release
 
@@ -108,6 +108,21 @@ def test_an_apply_that_fails_restores_the_keys(one: Host, monkeypatch: pytest.Mo
     assert seen == ["keys of the second"]
     assert in_force(one) == "keys of the first"
     assert one.disk.link(keys.place("other")) is None
+
+
+def test_what_was_proven_gets_its_keys_though_a_way_back_had_begun(one: Host) -> None:
+    """PROVEN could be written after all, and the way back that was taken then was killed ahead of its flip."""
+    for each in (FIRST, SECOND):
+        apply(one, each)
+    begin = next(record for record in one.journal.records() if record["rec"] == "BEGIN")
+    one.journal.begin({key: value for key, value in begin.items() if key != "rec"})
+    for record in ("PREPARED", "FLIP", "PROVEN"):
+        one.journal.add(record)
+    keys.give_back(one.disk, begin)
+    assert in_force(one) == "keys of the first"
+    recovery.recover(one)
+    assert one.store.current == SECOND.id
+    assert in_force(one) == "keys of the second"
 
 
 def test_keys_of_another_form_are_not_read(one: Host) -> None:
