@@ -111,7 +111,7 @@ def test_an_apply_that_fails_restores_the_keys(one: Host, monkeypatch: pytest.Mo
 
 
 def test_what_was_proven_gets_its_keys_though_a_way_back_had_begun(one: Host) -> None:
-    """PROVEN could be written after all, and the way back that was taken then was killed ahead of its flip."""
+    """PROVEN could be written after all; the way back that was taken was killed ahead of its flip."""
     for each in (FIRST, SECOND):
         apply(one, each)
     begin = next(record for record in one.journal.records() if record["rec"] == "BEGIN")
