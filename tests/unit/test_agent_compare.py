@@ -187,6 +187,16 @@ def test_a_link_that_became_a_file_of_the_same_text_is_an_edit_too(one: Host) ->
     assert report["why"] == {"/etc/systemd/system/ogen-a.service": "a file stands in place of the link"}
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_an_edit_of_the_same_size_is_no_content_that_the_host_holds(one: Host, later: bool) -> None:
+    old = release("old", "ogen-a.service")
+    if later:  # the edited release is the one before
+        apply(one, release("new", "ogen-a.service"))
+    place(one, old, "a.txt").write_text("0ld")
+    _, report, _ = seen(one, old)
+    assert report["missing"] == [next(f.sha256 for f in old.files if f.path == A)]
+
+
 def test_a_missing_link_is_no_rest(one: Host) -> None:
     Path(one.disk.root, "etc/systemd/system/ogen.target.wants/ogen-a.service").unlink()
     report = seen(one, release("old", "ogen-a.service"))[1]

@@ -200,13 +200,14 @@ def _texts(held: store.Store, files: List[Report], own: store.Manifest) -> bytes
 
 
 def _missing(held: store.Store, wish: store.Manifest) -> List[str]:
-    """Hashes of contents that no release on the host holds intact (as far as sizes tell)."""
-    there: Set[str] = set()
+    """Hashes of contents that no release on the host holds intact; an edit may be of the same size."""
+    wanted: Set[str] = {e["sha256"] for e in wish["files"]}
     for entry in held.contents():
-        found = held.disk.lstat(entry["at"])
-        if found and found.st_size == entry["size"]:
-            there.add(entry["sha256"])
-    return sorted({e["sha256"] for e in wish["files"]} - there)
+        if entry["sha256"] in wanted:
+            data = held.disk.read_or(entry["at"])
+            if hashlib.sha256(data).hexdigest() == entry["sha256"]:
+                wanted.remove(entry["sha256"])
+    return sorted(wanted)
 
 
 def _links(disk: Disk, held: store.Store, wish: store.Manifest, current: Optional[str]) -> List[str]:
