@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from rendering import (
     instance,
     make_plan,
     pool,
+    run,
     running,
     sandbox,
     text_of,
@@ -135,8 +137,6 @@ def test_crossplane_reads_the_same_upstreams(tmp_path: Path) -> None:
 
 
 def test_tls_and_networks(nginx: str, tmp_path: Path, need: Callable[[str], str]) -> None:
-    from rendering import run
-
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=x -days 2 -keyout"
     code, output = run(need("openssl"), *command.split(), str(key), "-out", str(certificate))
@@ -151,6 +151,35 @@ def test_tls_and_networks(nginx: str, tmp_path: Path, need: Callable[[str], str]
     release = release_of(make_plan(balancers=[(balancer, POOLS)]))
     check_nginx(release, tmp_path, nginx)
     assert "allow 10.0.0.0/8;" in text_of(release, "/etc/ogen/current/balancers/api/nginx.conf")
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_tls_is_modern(nginx: str, tmp_path: Path, need: Callable[[str], str]) -> None:
+    key, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=x -days 2 -keyout"
+    assert run(need("openssl"), *command.split(), str(key), "-out", str(certificate))[0] == 0
+    with backends(Backend("one")) as (one,):
+        release = serve(port, [pool("chat", [member(one.port)])], tls=Tls(str(certificate), str(key)))
+        with running(release, tmp_path, nginx, [port]):
+
+            def handshake(**values: Any) -> str | None:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                context.set_ciphers(values.pop("ciphers", "ALL:@SECLEVEL=0"))
+                for name, value in values.items():
+                    setattr(context, name, value)
+                try:
+                    with socket.create_connection(("127.0.0.1", port), 5) as plain:
+                        return context.wrap_socket(plain).version()
+                except (ssl.SSLError, ConnectionError):
+                    return None
+
+            assert handshake() == "TLSv1.3"
+            two = ssl.TLSVersion.TLSv1_2
+            assert handshake(maximum_version=two) == "TLSv1.2"
+            assert handshake(maximum_version=two, ciphers="AES128-SHA:ECDHE-ECDSA-AES128-SHA") is None
+            old = ssl.TLSVersion.TLSv1_1
+            assert handshake(minimum_version=ssl.TLSVersion.TLSv1, maximum_version=old) is None
 
 
 def test_a_thousand_hosts_in_one_pool(nginx: str, tmp_path: Path) -> None:
@@ -266,6 +295,9 @@ def check_errors(client: Client) -> None:
         assert client.post("/api/chat", {"model": trick})[0] == 404
     assert client.post("/api/chat", {"model": "nobody"})[0] == 503
     assert client.get("/api/chat")[0] == 405
+    for path in ("/api/tags", "/api/version", "/v1/models", "/v1/models/chat"):
+        status, _, headers = client.ask("DELETE", path)
+        assert (status, headers["allow"]) == (405, "GET, HEAD"), path
     assert client.get("/v1/models/none")[0] == 404
     assert client.get("/_ogen/pool_chat/api/tags") == (404, {"error": "not found"})
     assert client.get("/v1/nothing") == (

@@ -194,25 +194,37 @@ function merged(answers, list, key) {
     return all;
 }
 
+function read_only(r) {
+    if (r.method === 'GET' || r.method === 'HEAD') {
+        return true;
+    }
+    r.headersOut['Allow'] = 'GET, HEAD';
+    fail(r, 405, 'use GET', 'invalid_request_error');
+    return false;
+}
+
 function tags(r) {
-    return ask_all(r, '/api/tags').then(function (answers) {
+    return read_only(r) && ask_all(r, '/api/tags').then(function (answers) {
         answer(r, answers, function (all) { return { models: merged(all, 'models', 'name') }; });
     });
 }
 
 function ps(r) {
-    return ask_all(r, '/api/ps').then(function (answers) {
+    return read_only(r) && ask_all(r, '/api/ps').then(function (answers) {
         answer(r, answers, function (all) { return { models: merged(all, 'models', 'name') }; });
     });
 }
 
 function models(r) {
-    return ask_all(r, '/v1/models').then(function (answers) {
+    return read_only(r) && ask_all(r, '/v1/models').then(function (answers) {
         answer(r, answers, function (all) { return { object: 'list', data: merged(all, 'data', 'id') }; });
     });
 }
 
 function model(r) {
+    if (!read_only(r)) {
+        return;
+    }
     var name = r.uri.slice('/v1/models/'.length);
     var full = canonical(name);
     if (!has(POOL_OF, full)) {
@@ -227,7 +239,7 @@ function model(r) {
 }
 
 function version(r) {
-    return ask_all(r, '/api/version').then(function (answers) {
+    return read_only(r) && ask_all(r, '/api/version').then(function (answers) {
         answer(r, answers, function (all) { return all[0]; });
     });
 }
