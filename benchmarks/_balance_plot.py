@@ -59,7 +59,9 @@ def draw(found: Found, file: Path) -> None:
             fontsize=11,
             fontweight="bold",
         )
-        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=110)
+        figure.savefig(
+            file, metadata={"Date": None, "Creator": None} if file.suffix == ".svg" else None, dpi=110
+        )
 
 
 def _distances(axes: Axes, found: Found, servers: int, names: Sequence[str], *, labelled: bool) -> None:
@@ -78,8 +80,8 @@ def _distances(axes: Axes, found: Found, servers: int, names: Sequence[str], *, 
         text = f"{bound}×{means[row]:.2f}" if means[row] < 10 else f"{bound}×{means[row]:.0f}"
         axes.annotate(text, (shown, row), (7, 0), textcoords="offset points", va="center", color=MEANS)
     axes.set_xscale("log")
-    axes.set_xlim(0.9, 150)
-    axes.xaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50]))
+    axes.set_xlim(0.9, 700)
+    axes.xaxis.set_major_locator(FixedLocator([1, 3, 10, 30, 100]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"×{x:g}"))
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -106,6 +108,7 @@ def _waits(axes: Axes, found: Found, servers: int, names: Sequence[str], *, labe
     axes.set_yscale("log")
     axes.set_ylim(LEAST, 1)
     axes.set_xlim(0, LONGEST)
+    axes.xaxis.set_major_locator(FixedLocator([0, 3, 6, 9, 12]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y * 100:g} %"))
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
