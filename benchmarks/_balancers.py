@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ogen.inventory.model import Balancer, Host, Inventory, Rollout
+from ogen.inventory.model import Balancer, Gate, Host, Inventory, Rollout
 from ogen.plan.model import Entry, HostPlan, Member, Plan, Pool
 from ogen.render import render
 
@@ -56,7 +56,8 @@ def _rendered(balancer: Balancer, slots: int) -> Callable[[Path, int, Sequence[i
 def _plan(balancer: Balancer, ports: Sequence[int], slots: int) -> Plan:
     """One pool over the instances, as the planner would make it."""
     members = [Member("gpu", f"gpu{n}", "127.0.0.1", port, slots) for n, port in enumerate(ports)]
-    entry = Entry(balancer, ("edge",), (Pool("chat", ("chat:latest",), 8192, tuple(members)),))
+    pool = Pool("chat", ("chat:latest",), 8192, tuple(members))
+    entry = Entry(balancer, ("edge",), (pool,), gates=("bench@edge",) if balancer.gate else ())
     edge = Host("edge", "127.0.0.1")
     inventory = Inventory((edge,), (), (balancer,), {}, Rollout(), "/nonexistent", "inventory.yaml")
     return Plan(inventory, (HostPlan(edge, (), (entry,)),), (entry,))
@@ -64,6 +65,7 @@ def _plan(balancer: Balancer, ports: Sequence[int], slots: int) -> Plan:
 
 PLAIN = Balancer("bench", "edge", routing="single", workers=WORKERS)
 ROUTER = replace(PLAIN, routing="by_model")
+GATE = replace(ROUTER, workers=None, gate=Gate(queue=512, wait=600.0))  # its queues are one worker's
 
 
 def _ogen(name: str, label: str, balancer: Balancer, slots: int = 1) -> Strategy:
@@ -115,6 +117,7 @@ def _usual(method: str) -> Callable[[Path, int, Sequence[int]], Path]:
 STRATEGIES: Mapping[str, Strategy] = {
     one.name: one
     for one in (
+        _ogen("gate", "gate (Lua router, one queue)", GATE),
         _ogen("least_conn", "least_conn", replace(PLAIN, strategy="least_conn")),
         _ogen("njs", "least_conn, njs router", replace(ROUTER, strategy="least_conn")),
         Strategy("usual", "least_conn by hand, no zone", _usual("least_conn")),
@@ -129,6 +132,7 @@ STRATEGIES: Mapping[str, Strategy] = {
 ROUTING = (
     _ogen("plain", "plain, one pool", replace(PLAIN, workers=1), 1000),
     _ogen("njs", "njs router", replace(ROUTER, workers=1), 1000),
+    _ogen("lua", "Lua router with gate", GATE, 1000),
 )
 
 
