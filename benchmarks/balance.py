@@ -1,7 +1,8 @@
 """Strategies of balancing side by side, against the computed ideal: real nginx before stand-in instances.
 
     python benchmarks/balance.py [--quick] [--seeds 5] [--seconds 100] [--servers 2,4,8]
-                                 [--only gate,least_conn] [--json FILE] [--from FILE] [--plot FILE]
+                                 [--only gate,least_conn] [--json FILE] [--from FILE]
+                                 [--plot docs/balance.svg] [--page docs/balancing.md]
 
 Instances serve one request at a time and stream the answer; services are lognormal with a mean of 300 ms and
 a coefficient of variation of 1.3, and every request carries its own, so that each strategy sees the same
@@ -25,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 from _balance_table import (
@@ -43,6 +45,7 @@ from _balance_table import (
 from _balancers import STRATEGIES, Running, Strategy
 from _instances import Instances
 from _load import Job, Machine, play
+from _page import put
 from _trace import Trace, percentile
 
 BURST = ("gate", "least_conn", "usual")
@@ -114,13 +117,13 @@ def measure_all(args: argparse.Namespace, chosen: Sequence[Strategy]) -> Found:
     return found
 
 
-def report(found: Found) -> None:
-    print(f"load {RHO}, services of {MEAN * 1e3:.0f} ms; seconds, and medians of each seed's by its ideal's")
+def report(found: Found) -> str:
+    lines = [f"load {RHO}, services of {MEAN * 1e3:.0f} ms; seconds, and each seed's by its ideal's"]
     for servers in found.sizes:
-        print("\n" + "\n".join(table(found, servers)))
+        lines += ["", *table(found, servers)]
     if found.bursts:
-        print("\n" + "\n".join(burst_table(found)))
-    print("\n" + "\n".join([*bars(found), *disturbed(found)]))
+        lines += ["", *burst_table(found)]
+    return "\n".join([*lines, "", *bars(found), *disturbed(found)])
 
 
 def _chosen(only: str) -> list[Strategy]:
@@ -153,6 +156,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--from", metavar="FILE", type=Path, dest="earlier")
     parser.add_argument("--plot", metavar="FILE", type=Path)
+    parser.add_argument("--page", metavar="FILE", type=Path, help="put the figures on this page")
     args = parser.parse_args()
     usual = {"seeds": (1, 5), "seconds": (25.0, 100.0), "grace": (8.0, 20.0), "burst": (40, 100)}
     for name, (quick, full) in usual.items():
@@ -163,6 +167,8 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = _arguments()
+    if args.plot and find_spec("matplotlib") is None:
+        raise SystemExit("--plot needs matplotlib: pip install -e '.[bench]'")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what we started ends with us
     if args.earlier:
         found = load(json.loads(args.earlier.read_text()))
@@ -170,7 +176,9 @@ def main() -> None:
         found = measure_all(args, _chosen(args.only))
     if args.json:
         args.json.write_text(json.dumps(found.json()) + "\n")
-    report(found)
+    print(report(found))
+    if args.page:
+        put(args.page, "balance", report(found))
     if args.plot:
         from _balance_plot import draw
 

@@ -1,6 +1,7 @@
 """What choosing the pool by the model costs: plain, njs and Lua router side by side, before one fast backend.
 
     python benchmarks/routing.py [--rounds 5] [--seconds 2] [--connections 32] [--json FILE]
+                                 [--page docs/balancing.md]
 
 The backend is an nginx that answers with a constant. Every contender is as ogen renders it, access log
 included, with one worker, so that none has more cores than another; `direct` is the backend itself, the
@@ -30,6 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from _balancers import ROUTING, Running, Strategy
+from _page import put
 
 BODIES = {"200 B": 200, "20 KB": 20_000}
 BACKEND = """\
@@ -163,9 +165,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--json", metavar="FILE", type=Path)
+    parser.add_argument("--page", metavar="FILE", type=Path, help="put the figures on this page")
     args = parser.parse_args()
     if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not installed (Debian: wrk)")
+        print("nothing is measured: wrk is not installed (Debian: wrk)", file=sys.stderr)
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what we started ends with us
     chosen = []
     with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +180,10 @@ def main() -> None:
                 chosen.append(one)
     found = measure(args, chosen)
     labels = {"direct": "no balancer", **{one.name: one.label for one in chosen}}
-    print("\n".join(table(found, labels)))
+    text = "\n".join(table(found, labels)).strip()
+    print(text)
+    if args.page:
+        put(args.page, "routing", text)
     if args.json:
         args.json.write_text(json.dumps({"version": 1, "runs": [asdict(m) for m in found]}) + "\n")
 

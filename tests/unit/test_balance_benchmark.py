@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from _balance_table import Found, Gain, Run, bars, burst_trace, gain, load, ratios, steady_trace, table
+from _balancers import ROUTING, STRATEGIES
+from _page import put
 from _trace import Trace, above, burst, ideal, least_conn, percentile, poisson, round_robin, summary
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -183,8 +185,41 @@ def test_what_is_kept_as_json_is_the_same_again() -> None:
     assert load(json.loads(json.dumps(found.json()))) == found
 
 
+def test_a_plot_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from _balance_plot import draw
+
+    for name in ("one.svg", "two.svg"):
+        draw(found_of(least_conn), tmp_path / name)
+    text = (tmp_path / "one.svg").read_text()
+    assert text == (tmp_path / "two.svg").read_text()
+    assert "<dc:date>" not in text
+
+
 def test_two_instances_by_one() -> None:
     assert gain([1, 2, 3, 4], [1, 1, 2, 2]) == Gain(2, 0.6)
+
+
+def test_figures_are_put_on_a_page_between_comments(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- x -->\nold\n<!-- end -->\nb\n<!-- y -->\n<!-- end -->\n")
+    put(page, "y", "\n1 \\1\n")
+    put(page, "x", "2")
+    text = "a\n<!-- x -->\n```text\n2\n```\n<!-- end -->\nb\n<!-- y -->\n```text\n1 \\1\n```\n<!-- end -->\n"
+    assert page.read_text() == text
+    with pytest.raises(SystemExit, match="no <!-- z -->"):
+        put(page, "z", "3")
+
+
+def test_the_page_has_figures_of_every_strategy() -> None:
+    """They are put there by the command; which ones, the machine says."""
+    page = (BENCHMARKS.parent / "docs" / "balancing.md").read_text(encoding="utf-8")
+    for servers in (2, 4, 8):
+        assert f"\n{servers} instances, " in page
+    for one in STRATEGIES.values():
+        assert page.count(f"\n{one.label} ") >= 3, one.label
+    for one in ROUTING:
+        assert page.count(f"\n{one.label} ") == 2, one.label
 
 
 # --------------------------------------------------------------------------------------- a run
