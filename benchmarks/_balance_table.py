@@ -196,7 +196,7 @@ def disturbed(found: Found) -> Iterator[str]:
     worst = {key: max(part[key] for part in found.machine) for key in found.machine[0]}
     late = {key: f"{seconds * 1e3:.0f} ms" for key, seconds in worst.items()}
     yield (
-        f"machine at its worst: {worst['busy']:.0%} of the cores busy; requests sent late by "
+        f"machine at its worst: {worst['busy']:.0%} of {worst['cores']} cores busy; requests sent late by "
         f"{late['sent_p99']} (p99), {late['sent_max']} (most); answers ended late by "
         f"{late['ended_p99']} (p99), {late['ended_max']} (most)"
     )

@@ -44,7 +44,7 @@ from _balance_table import (
 )
 from _balancers import STRATEGIES, Running, Strategy
 from _instances import Instances
-from _load import Job, Machine, play
+from _load import Job, Machine, cores, play
 from _page import put
 from _trace import Trace, percentile
 
@@ -85,6 +85,7 @@ def _rounded(job: Job) -> list[float | None]:
 def _machine(machine: Machine, instances: Instances) -> dict[str, float]:
     sent, ended = machine.late or [0.0], instances.late or [0.0]
     return {
+        "cores": cores(),
         "busy": machine.busy,
         "sent_p99": percentile(sent, 0.99),
         "sent_max": sent[-1],

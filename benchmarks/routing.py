@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from _balancers import ROUTING, Running, Strategy
+from _load import cores
 from _page import put
 
 BODIES = {"200 B": 200, "20 KB": 20_000}
@@ -138,7 +139,7 @@ def table(found: Sequence[Measured], labels: dict[str, str]) -> Iterator[str]:
     most = max(m.connections for m in found)
     for body in BODIES:
         rounds = len([m for m in found if (m.contender, m.body, m.connections) == ("direct", body, 1)])
-        yield f"\n{body} bodies, medians of {rounds} rounds"
+        yield f"\n{body} bodies, medians of {rounds} rounds; wrk, balancer and backend on {cores()} cores"
         yield f"{'':24}{'one connection':>26}{f'{most} connections':>40}"
         yield f"{'':24}{'p50':>12}{'over plain':>14}{'requests/s':>16}{'p50':>12}{'p99':>12}"
         plain = _median(found, "plain", body, 1, "p50")

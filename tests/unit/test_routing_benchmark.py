@@ -57,4 +57,4 @@ def test_the_table_shows_the_price_of_a_router() -> None:
     ]
     text = "\n".join(table(found, {"direct": "no balancer", "plain": "plain", "njs": "njs router"}))
     assert text.count("+0.30 ms") == 2
-    assert "20 KB bodies, medians of 1 rounds" in text
+    assert "20 KB bodies, medians of 1 rounds; " in text
