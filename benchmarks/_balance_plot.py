@@ -25,21 +25,21 @@ WAITS = {
 }
 LEAST = 1e-3  # the share of requests down to which waits are drawn
 LONGEST = 12.0  # seconds
+LOOK: dict[Any, Any] = {
+    "svg.hashsalt": "ogen",
+    "font.size": 9,
+    "font.family": ["DejaVu Sans"],
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#8c959f",
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
 
 
 def draw(found: Found, file: Path) -> None:
     """Writes an SVG, the same for the same figures, or whatever else the file's name asks for."""
-    settings: dict[Any, Any] = {
-        "svg.hashsalt": "ogen",
-        "font.size": 9,
-        "font.family": ["DejaVu Sans"],
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": "#8c959f",
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-    with mpl.rc_context(settings):
+    with mpl.rc_context(LOOK):
         figure = Figure(
             figsize=(10, 7.6), facecolor=PAPER, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
         )
@@ -74,26 +74,30 @@ def _distances(axes: Axes, found: Found, servers: int, names: Sequence[str], *, 
     axes.scatter(means, rows, s=34, color=MEANS, zorder=3, label="mean")
     axes.scatter(tails, rows, s=34, facecolor=PAPER, edgecolor=TAILS, linewidth=1.6, zorder=2, label="p95")
     axes.axvline(1, color="#1a7f37", linewidth=1.2, zorder=0)
+    _frame(axes, [found.labels[name] for name in names], labelled=labelled)
+    axes.set_title(f"{servers} instances")
+    if labelled:
+        axes.legend(loc="upper right", frameon=True, edgecolor=FAINT)
     for row, name in zip(rows, names, strict=True):
         bound = "≥ " if any(run.unfinished for run in found.of(servers, name)) else ""
         shown = max(means[row], tails[row])
         text = f"{bound}×{means[row]:.2f}" if means[row] < 10 else f"{bound}×{means[row]:.0f}"
         axes.annotate(text, (shown, row), (7, 0), textcoords="offset points", va="center", color=MEANS)
+
+
+def _frame(axes: Axes, labels: Sequence[str], *, labelled: bool) -> None:
     axes.set_xscale("log")
     axes.set_xlim(0.9, 700)
     axes.xaxis.set_major_locator(FixedLocator([1, 3, 10, 30, 100]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"×{x:g}"))
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_yticks(rows, [found.labels[name] for name in names])
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", length=0, labelleft=labelled)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(f"{servers} instances")
     axes.set_xlabel("latency by that of one ideal queue")
     axes.spines[["top", "right", "left"]].set_visible(False)
-    if labelled:
-        axes.legend(loc="upper right", frameon=True, edgecolor=FAINT)
 
 
 def _waits(axes: Axes, found: Found, servers: int, names: Sequence[str], *, labelled: bool) -> None:
