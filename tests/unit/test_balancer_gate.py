@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler
@@ -120,8 +120,18 @@ def nginx(need: Callable[[str], str]) -> str:
     return need("nginx")
 
 
-def plan_of(ports: list[int], listen: int, gate: Gate, **values: Any) -> Plan:
-    members = [Member("gpu1", f"gpu{n}", "127.0.0.1", port, 1) for n, port in enumerate(ports)]
+def plan_of(
+    ports: list[int],
+    listen: int,
+    gate: Gate,
+    slots: Sequence[int] = (),
+    weights: Sequence[int] = (),
+    **values: Any,
+) -> Plan:
+    members = [
+        Member("gpu1", f"gpu{n}", "127.0.0.1", port, *(part[n] if part else 1 for part in (slots, weights)))
+        for n, port in enumerate(ports)
+    ]
     balancer = Balancer("api", "edge", listen=listen, address="127.0.0.1", gate=gate, **values)
     return make_plan(balancers=[(balancer, [pool("chat", members)])])
 
@@ -159,6 +169,21 @@ def test_no_instance_has_more_than_its_slots_and_all_are_used(nginx: str, tmp_pa
         assert api.statuses == [200] * 20
         assert (one.most, two.most) == (1, 1)
         assert min(len(one.seen), len(two.seen)) >= 8
+
+
+@pytest.mark.parametrize(
+    ("slots", "weights"), [((4, 1), (1, 1)), ((4, 4), (5, 2)), ((1, 3), (9, 1))], ids=str
+)
+def test_every_slot_is_filled_and_none_twice(
+    slots: tuple[int, int], weights: tuple[int, int], nginx: str, tmp_path: Path
+) -> None:
+    """Whatever the weights: below a gate an instance with a free slot is the least busy one."""
+    with (
+        backends(Slow("one", hang=0.5), Slow("two", hang=0.5)) as (one, two),
+        gated(tmp_path, nginx, [one.port, two.port], slots=slots, weights=weights) as api,
+    ):
+        join(api.many(3 * sum(slots)))
+        assert (one.most, two.most) == slots
 
 
 def test_first_come_first_served(nginx: str, tmp_path: Path) -> None:

@@ -136,7 +136,11 @@ def _values(entry: Entry, host: str, folder: str) -> dict[str, Any]:
     own = balancer.into == "own"
     router = ("lua" if balancer.gate else "njs") if balancer.routing == "by_model" else ""
     ident = "ogen" if own else "ogen_" + re.sub(r"[^a-z0-9]", "_", balancer.name.lower())
-    pools = [upstream(pool, host, ident if not own else "") for pool in entry.pools if pool.members]
+    pools = [
+        upstream(pool, host, ident if not own else "", bool(balancer.gate))
+        for pool in entry.pools
+        if pool.members
+    ]
     limited = limits(balancer, ident)
     log = [f',"key":"${ident}_key"'] if balancer.keys else []
     log += [f',"model":"${ident}_model","pool":"${ident}_pool"'] if router else []

@@ -17,10 +17,19 @@ def upstream_name(pool: str) -> str:
     return f"pool_{plain}" if same else f"pool_{plain}_{hashlib.sha256(pool.encode()).hexdigest()[:6]}"
 
 
-def upstream(pool: Pool, host: str, prefix: str) -> dict[str, Any]:
+def upstream(pool: Pool, host: str, prefix: str, gated: bool) -> dict[str, Any]:
     """The values of one `upstream` block."""
     only_backups = all(member.backup for member in pool.members)  # of which nginx would use none
-    servers = [_server(member, host, only_backups) for member in pool.members]
+    servers = [
+        {
+            "address": reached(member, host),
+            "port": member.port,
+            "slots": member.slots,
+            "weight": max(1, _weight(member, gated)),
+            "backup": member.backup and not only_backups,
+        }
+        for member in pool.members
+    ]
     zone = max(64, -(-len(servers) * 2 // 64) * 64)  # KiB; nginx keeps about 1 KiB for each server
     name = upstream_name(pool.name)
     return {
@@ -33,14 +42,10 @@ def upstream(pool: Pool, host: str, prefix: str) -> dict[str, Any]:
     }
 
 
-def _server(member: Member, host: str, only_backups: bool) -> dict[str, Any]:
-    return {
-        "address": reached(member, host),
-        "port": member.port,
-        "weight": max(1, member.weight),
-        "backup": member.backup and not only_backups,
-        "slots": member.slots,
-    }
+def _weight(member: Member, gated: bool) -> int:
+    """The planned one; below a gate the slots, so that least_conn finds one that is free before it gives
+    an instance more than it can do (a fast card asks for its next request sooner by itself)."""
+    return member.slots if gated else member.weight
 
 
 def reached(member: Member, host: str) -> str:
