@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from ogen.cli import commands
@@ -20,8 +21,15 @@ def page() -> str:
     parts = [HEAD, _block("ogen")]
     for title, part in commands.SECTIONS.items():
         parts.append(f"\n## {title}\n")
-        parts += [f"\n### {name}\n{_block('ogen', name)}" for name in part]
+        parts += [f"\n### {name}\n{_block('ogen', name)}{_parts(name)}" for name in part]
     return "".join(parts)
+
+
+def _parts(name: str) -> str:
+    """What a command of commands consists of."""
+    command = commands.load(name)
+    inner = command.commands if isinstance(command, click.Group) else ()
+    return "".join(_block("ogen", name, one) for one in inner)
 
 
 def _block(*words: str) -> str:

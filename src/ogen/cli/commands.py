@@ -38,6 +38,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "render": Entry("Write every host's files into a folder."),
         "fit": Entry("Say whether a model fits on a card, and with which concessions."),
         "catalog": Entry("Show the models and GPUs that are known, or add a model."),
+        "export": Entry("Write files for other programs: Prometheus and Grafana."),
         "env": Entry("Print the environment for clients: OLLAMA_HOST and the like."),
         "schema": Entry("Print the inventory's JSON Schema, for editors."),
     },

@@ -1,4 +1,4 @@
-"""A folder of rendered files: DIR/<host>/<path>, which never swallows a file that ogen did not write."""
+"""A folder of rendered or exported files, which never swallows a file that ogen did not write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import UsageError
-from ..release.model import Release
+from ..release.model import File, Release
 
 INDEX = ".ogen-render.json"
 
@@ -19,7 +19,11 @@ def write(folder: Path, releases: Iterable[Release]) -> int:
     The index in the folder says which files are ogen's, and with what content: a foreign file in the
     way, or one of ogen's that was edited, is a UsageError, and then nothing has been written.
     """
-    files = {f"{r.host}{f.path}": f for r in releases for f in r.files}
+    return lay(folder, {f"{r.host}{f.path}": f for r in releases for f in r.files})
+
+
+def lay(folder: Path, files: Mapping[str, File]) -> int:
+    """As `write`, for any files, by their path in the folder."""
     known = _index(folder)
     _refuse_foreign(folder, files, known)
     folder.mkdir(parents=True, exist_ok=True)
