@@ -14,6 +14,7 @@ _STARTER = Path(__file__).parent / "starter"
 #: where each file of the starter goes
 FILES = {
     "inventory.yaml": "inventory.yaml",
+    "inventory.sh": "inventory.sh",
     "gitignore": ".gitignore",
     "editor.json": ".vscode/settings.json",
     "ci.yaml": ".github/workflows/ogen.yaml",
@@ -42,5 +43,7 @@ def command(folder: Path) -> None:
         path = folder / target
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+        if content.startswith(b"#!"):
+            path.chmod(0o755)
         console.say(f"wrote {path}")
     console.say(f"next: edit {folder / 'inventory.yaml'}, then `ogen plan {folder / 'inventory.yaml'}`")
