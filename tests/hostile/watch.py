@@ -1,4 +1,4 @@
-"""Loads, plans and renders projects while every file that is opened and every program is recorded.
+"""Loads, plans, exports and renders projects while every file that is opened and every program is recorded.
 
 Run as `python watch.py PROJECT…`, `--control FILE` or `--diff SCRATCH PROJECT…`; prints one JSON line
 per project. `--diff` runs `ogen diff --base HEAD`: it may start git and write into SCRATCH, no more.
@@ -76,6 +76,8 @@ def told(error: BaseException) -> str:
 
 def watch(project: Path) -> dict[str, object]:
     from ogen.errors import OgenError
+    from ogen.export.ansible_inventory import listing
+    from ogen.export.prometheus import export
     from ogen.inventory import load
     from ogen.plan import plan
     from ogen.render import render
@@ -86,9 +88,11 @@ def watch(project: Path) -> dict[str, object]:
     try:
         inventory = load(file if os.path.lexists(file) else project)
         found["load"] = "loads"
-        releases = render(plan(inventory))
+        planned = plan(inventory)
+        exported = [export(planned), listing(inventory)]
+        releases = render(planned)
         found["render"] = "renders"
-        found["text"] = "".join(repr(release) for release in releases)
+        found["text"] = "".join(map(repr, [*releases, *exported]))
     except OgenError as error:
         found["render" if "load" in found else "load"] = told(error)
     finally:

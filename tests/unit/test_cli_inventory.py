@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from realsshd import ADDRESS, real_farm
 
 from ogen import shipped
+from ogen.cli import init
 from ogen.cli.app import ogen
 
 BIN = Path(sys.executable).parent
@@ -45,9 +47,9 @@ def run(*args: str | Path) -> Result:
     return CliRunner().invoke(ogen, ["inventory", *map(str, args)])
 
 
-def ansible(program: str, *args: str | Path, cwd: Path) -> str:
+def ansible(program: str, *args: str | Path, cwd: Path, **more: str) -> str:
     """What a program of ansible-core prints; it finds `ogen` through PATH, as a person's would."""
-    env = {
+    env = more | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "HOME": str(cwd),
         "LC_ALL": "C.UTF-8",
@@ -191,3 +193,33 @@ def test_the_shipped_playbooks_are_for_these_hosts(project: Path, name: str) -> 
     ansible("ansible-playbook", "-i", "inventory.sh", "--syntax-check", playbook, cwd=project)
     said = ansible("ansible-playbook", "-i", "inventory.sh", "--list-hosts", playbook, cwd=project)
     assert set(re.findall(r"^      (\S+)$", said, re.M)) == {"gpu1", "gpu2", "edge", "here"}, said
+
+
+def test_ansible_goes_the_way_that_the_inventory_says(tmp_path: Path) -> None:
+    """A real sshd behind a jump: port, user, key and jump are the inventory's, known hosts are OpenSSH's."""
+    with real_farm(tmp_path / "farm") as farm:
+        jump, server = farm.add("jump"), farm.add("gpu1")
+        path = tmp_path / "inventory.yaml"
+        path.write_text(f"""\
+version: 1
+hosts:
+  gpu1:
+    address: {ADDRESS}
+    ssh: {{user: {farm.user}, port: {server.port}, key: farm/key, proxy_jump: bastion}}
+""")
+        script = tmp_path / "inventory.sh"
+        script.write_bytes((Path(init.__file__).parent / "starter/inventory.sh").read_bytes())
+        script.chmod(0o755)
+        config = tmp_path / "ssh_config"
+        bastion = f"Host bastion\n HostName {ADDRESS}\n Port {jump.port}\n IdentityFile {farm.key}\n"
+        config.write_text(f"UserKnownHostsFile {farm.known_hosts}\n{bastion}")
+        said = ansible(
+            "ansible",
+            *("-i", script, "all", "-m", "ansible.builtin.ping"),
+            cwd=tmp_path,
+            ANSIBLE_SSH_ARGS=f"-F {config}",
+            ANSIBLE_REMOTE_TMP=str(tmp_path / "remote"),
+        )
+        assert "gpu1 | SUCCESS" in said
+        assert server.logins >= 1
+        assert jump.logins >= 1

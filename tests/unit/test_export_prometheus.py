@@ -19,6 +19,7 @@ from ogen.export.recording import least, selectors
 from ogen.plan.model import Member, Pool
 
 FLEET = Path(__file__).parents[1] / "data" / "prometheus.yaml"
+PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
 SHIPPED = sorted(shipped.folder("inventories").glob("*.yaml"))
 RECORDED = re.compile(r"\bogen:[a-z_]+:[a-z]+\b")
 
@@ -164,6 +165,17 @@ def test_alerts_say_where_and_what_to_do(tmp_path: Path) -> None:
         if re.search(r"ogen:gpu_", rule["expr"]):
             assert "card {{ $labels.gpu }}" in summary
         assert re.search(r"ogen (doctor|status)|on the host", action)
+
+
+def test_the_page_has_every_name(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "out", "--dialect", "dcgm")
+    page = PAGE.read_text()
+    assert set(RECORDED.findall(page)) == {rule["record"] for rule in rules(folder, "recording")}
+    told = re.findall(r"^\| `(Ogen\w+)` \| (\w+) \| .*, (\d+) min \|$", page, re.M)
+    alerts = rules(folder, "alerts")
+    assert sorted(told) == sorted(
+        (rule["alert"], rule["labels"]["severity"], rule["for"].rstrip("m")) for rule in alerts
+    )
 
 
 def test_a_name_that_is_a_template_stays_out_of_the_annotations(tmp_path: Path) -> None:

@@ -69,7 +69,12 @@ class _Sheet:
             targets=[_target(chr(65 + n), expr, legend) for n, (expr, legend) in enumerate(series)],
             fieldConfig={"defaults": defaults, "overrides": []},
             options={
-                "legend": {"displayMode": "table", "placement": "right", "calcs": ["lastNotNull", "max"]},
+                "legend": {
+                    "showLegend": True,
+                    "displayMode": "table",
+                    "placement": "right",
+                    "calcs": ["lastNotNull", "max"],
+                },
                 "tooltip": {"mode": "multi", "sort": "desc"},
             },
         )
