@@ -148,7 +148,7 @@ def _balancer(entry: Entry, instances: Mapping[str, tuple[Instance, ...]]) -> It
     if balancer.strategy == "ip_hash" and several:
         yield Remark(
             f"balancer {balancer.name}: ip_hash sends a whole /24, so a LAN or a front proxy, to one "
-            "instance: one of 8 got all requests of 40 clients, and could not answer them (docs/balancing.md)",
+            "instance: one of 8 got all requests of 40 clients and drowned (docs/balancing.md)",
             balancer.where,
             hint="strategy: hash with hash_key: api_key (or header:NAME): one instance to each client",
         )
