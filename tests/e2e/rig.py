@@ -189,7 +189,7 @@ class Rig:
             self.sh(quiet, check=False)
             with contextlib.suppress(AssertionError):  # a box that boots
                 now = self.reading()
-                if not (now.busy or now.wrong or self.sessions()):
+                if not (now.busy or now.wrong or now.failed or self.sessions()):
                     return time.monotonic() - began
             assert time.monotonic() < wait, f"not whole after {RECOVERED} s: {now}"
             time.sleep(0.3)

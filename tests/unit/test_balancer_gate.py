@@ -329,9 +329,32 @@ def test_who_waits_at_a_lease_is_not_sent_to_the_instance_that_is_leased(nginx: 
         assert had <= 2
         assert len(two.seen) == had, "drained stays drained"
         assert one.most == 1, "half the slots are gone"
-        log = (tmp_path / "log-ogen/balancer-api.log").read_text()
-        clients = [json.loads(line)["client"] for line in log.splitlines()]
+        log = tmp_path / "log-ogen/balancer-api.log"
+        until(lambda: len(log.read_text().splitlines()) >= 12)
+        clients = [json.loads(line)["client"] for line in log.read_text().splitlines()]
         assert clients == ["127.0.0.1"] * 12, "each request is in the log once"
+
+
+def test_who_comes_late_to_an_old_worker_is_sent_on(nginx: str, tmp_path: Path) -> None:
+    """Its connection was accepted before the reload, its request is whole after it."""
+    body = b'{"model": "chat", "n": 7}'
+    with backends(Slow("one", hang=0.5)) as (one,), gated(tmp_path, nginx, [one.port]) as api:
+        (old,) = api.workers()
+        with socket.create_connection(("127.0.0.1", api.port), 10) as link:
+            head = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+            link.sendall(head % len(body))
+            time.sleep(0.2)
+            os.kill(api.master, signal.SIGHUP)
+            until(lambda: len(api.workers()) == 2)
+            time.sleep(0.3)
+            threads = api.many(3)  # at the new worker
+            until(lambda: one.inside == 1)
+            assert old in api.workers()
+            link.sendall(body)
+            assert link.makefile("rb").read().startswith(b"HTTP/1.1 200")
+        join(threads)
+        assert api.statuses == [200] * 3
+        assert one.most == 1
 
 
 def test_when_all_are_down_the_gate_does_not_hold_requests_back(nginx: str, tmp_path: Path) -> None:

@@ -92,14 +92,14 @@ def test_the_whole_way(project: Project) -> None:
     changed = project.ogen("diff", code=2).stdout
     assert "=== gpu1, gpu2\n" in changed
     assert changed.count("-PARAMETER num_ctx 8192\n+PARAMETER num_ctx 4096\n") == 1
-    assert "2 applied, 1 unchanged" in project.ogen("apply").stdout
+    assert "3 applied" in project.ogen("apply").stdout
     assert "4096" in project.on_host("gpu1", "models/chat.Modelfile").read_text()
 
-    assert "2 restored" in project.ogen("rollback").stdout
+    assert "3 restored" in project.ogen("rollback").stdout
     assert "8192" in project.on_host("gpu1", "models/chat.Modelfile").read_text()
     runs = json.loads(project.ogen("history", "--format", "json").stdout)["runs"]
     assert [run["what"] for run in runs] == ["apply", "apply", "rollback"]
-    assert "2 restored" in project.ogen("rollback", "--to", runs[1]["run"]).stdout
+    assert "3 restored" in project.ogen("rollback", "--to", runs[1]["run"]).stdout
     assert "4096" in project.on_host("gpu1", "models/chat.Modelfile").read_text()
     project.ogen("diff")
 

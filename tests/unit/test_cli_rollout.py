@@ -255,7 +255,7 @@ def test_a_host_out_of_reach_counts_as_failed_unless_it_is_skipped(project: Proj
         "gpu1": "not_started",
         "gpu2": "unreachable",
         "gpu3": "not_started",
-        "edge": "unchanged",
+        "edge": "not_started",
     }
     rows = project.apply("--max-fail", "1", code=4)
     assert (rows["gpu1"]["status"], rows["gpu3"]["status"]) == ("applied", "applied")
