@@ -109,6 +109,9 @@ def test_json_says_everything_in_bytes():
     assert (instance["name"], instance["gpus"], instance["server"]["split"]) == ("gpu0-1", [0, 1], "layer")
     assert instance["models"][0]["account"]["total_gpu_bytes"] > 40 * GIB
     assert {pool["name"] for pool in shown["pools"]} == {"chat", "large", "embed"}
+    assert set(shown["pools"][0]["members"][0]) == {
+        "host", "instance", "address", "port", "slots", "weight", "backup"
+    }  # fmt: skip
     assert shown["balancers"][0]["ports"] == {"chat": 8080, "large": 8081, "embed": 8082}
 
 

@@ -118,7 +118,7 @@ def _entry(console: Console, entry: Entry) -> None:
     balancer = entry.balancer
     line = Text("\n")
     line.append(clean(f"balancer {balancer.name}"), style="bold")
-    where = f"  {', '.join(entry.hosts)}:{balancer.listen}  {balancer.strategy}, {balancer.routing}"
+    where = f"  {', '.join(entry.hosts)}:{balancer.listen}  {', '.join(entry.ways)}"
     console.print(line.append(clean(where)), soft_wrap=True)
     for pool in entry.pools:
         names, members, slots, context = pool_line(pool)

@@ -89,7 +89,29 @@ def _context(node: Node, subject: str, faults: Faults) -> Node | None:
 
 def _gate(node: Node, subject: str, faults: Faults) -> Node | None:
     """`true` is a gate with the usual queue."""
-    return Node({}, node.where) if node.value is True else node
+    if node.value is True:
+        return Node({}, node.where)
+    if node.is_map:
+        return node
+    faults.add(
+        f"{subject} must be true or a map, not {shown(node)}",
+        node.where,
+        "write true or {queue: 512, wait: 10m}; leave it out for none",
+    )
+    return None
+
+
+def _rate(node: Node, subject: str, faults: Faults) -> Node | None:
+    """A number of requests needs its unit of time."""
+    if isinstance(node.value, str):
+        return node
+    number = node.value if isinstance(node.value, int) and node.value is not True else 10
+    faults.add(
+        f"{subject} must be a number of requests per second or minute, not {shown(node)}",
+        node.where,
+        f"write {number}/s or {number}/m",
+    )
+    return None
 
 
 def _sources(node: Node, subject: str, faults: Faults) -> Node | None:
@@ -226,6 +248,7 @@ FORMS: dict[str, Form] = {
     "whole": Form(_text, _either({"enum": [-1, 0]})),
     "many": Form(_many, lambda long: {"anyOf": [long, long["items"]]}),
     "context": Form(_context, _either({"type": "integer", "minimum": 4, "maximum": 16_777_216})),
+    "rate": Form(_rate, lambda long: long),
     "gate": Form(_gate, _either({"const": True})),
     "sources": Form(
         _sources,

@@ -31,7 +31,7 @@ GATE: Rules = {
 }
 
 _LIMIT: Rules = {
-    "rate": key("Requests per second or minute: 10/s, 30/m.", type="string", check_with="rate"),
+    "rate": key("Requests per second or minute: 10/s, 30/m.", type="string", form="rate", check_with="rate"),
     "burst": key("Requests that may come at once above the rate.", type="integer", min=0, max=100_000),
     "concurrent": key("Requests under way at once.", type="integer", min=1, max=65_535),
 }

@@ -106,6 +106,12 @@ class Entry:
     ports: Mapping[str, int] = field(default_factory=dict)  # pool → port
     gates: tuple[str, ...] = ()  # "balancer@host": the gates of the fleet, which share the pools' slots
 
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """How a request finds its instance, in words: for people who read a plan."""
+        gate = ("gate",) if self.balancer.gate else ()
+        return (self.balancer.strategy, f"routing {self.balancer.routing}", *gate)
+
 
 @dataclass(frozen=True, slots=True)
 class Remark:

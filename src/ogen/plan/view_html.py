@@ -128,7 +128,7 @@ def _entry(entry: Entry) -> str:
         )
     return (
         f"<section><h2>Balancer {_text(balancer.name)}</h2><p class=sub>{_text(', '.join(entry.hosts))}, "
-        f"port {balancer.listen} · {_text(balancer.strategy)} · routing {_text(balancer.routing)}</p>"
+        f"port {balancer.listen} · {_text(' · '.join(entry.ways))}</p>"
         '<div class="wide"><table><thead><tr><th scope=col>pool</th><th scope=col>members</th>'
         "<th scope=col>slots</th><th scope=col>context</th></tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div></section>"

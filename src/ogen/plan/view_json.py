@@ -9,6 +9,8 @@ from typing import Any
 from .model import Entry, HostPlan, Instance, Placement, Plan, Pool, Remark
 from .picture import use_of
 
+_MEMBER = ("host", "instance", "address", "port", "slots", "weight", "backup")
+
 
 def document(plan: Plan, only: Iterable[str] | None = None) -> dict[str, Any]:
     """The whole plan, or its hosts named in `only` with all pools and balancers."""
@@ -77,7 +79,15 @@ def _placement(placement: Placement) -> dict[str, Any]:
 
 
 def _pool(pool: Pool) -> dict[str, Any]:
-    return asdict(pool)
+    return {
+        "name": pool.name,
+        "names": list(pool.names),
+        "context": pool.context,
+        "members": [
+            {name: getattr(member, name) for name in _MEMBER}  # what runs behind it is told at its host
+            for member in pool.members
+        ],
+    }
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
@@ -86,6 +96,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "hosts": list(entry.hosts),
         "listen": entry.balancer.listen,
         "strategy": entry.balancer.strategy,
+        "gate": entry.balancer.gate is not None,
         "routing": entry.balancer.routing,
         "pools": [pool.name for pool in entry.pools],
         "ports": dict(entry.ports),

@@ -109,7 +109,7 @@ def _pools(plan: Plan) -> list[str]:
         balancer = entry.balancer
         lines += [
             f"**{escaped(balancer.name)}** on {escaped(', '.join(entry.hosts))}:{balancer.listen} · "
-            f"{balancer.strategy} · routing {escaped(balancer.routing)}",
+            f"{escaped(' · '.join(entry.ways))}",
             "",
             "| pool | members | slots | context |",
             "|---|---|---|---|",
