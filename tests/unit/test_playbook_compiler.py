@@ -109,6 +109,29 @@ def test_only_the_plays_of_the_host(tmp_path: Path) -> None:
     assert [s.module for s in compile_playbook(load(path), DEBIAN, {}, plays=[1])] == ["apt"]
 
 
+def test_what_stat_finds_decides_before_the_first_change(tmp_path: Path) -> None:
+    text = tasks(
+        "{stat: {path: '/opt/{{ item.name }}'}, loop: '{{ all }}', register: there, when: item.on}",
+        "{name: Get, get_url: {url: 'https://x/{{ item.item.name }}', dest: /x, checksum: '{{ sum }}'}, "
+        "loop: '{{ there.results }}', when: [item.item.on, not item.stat.exists]}",
+        "{stat: {path: /one}, register: one}",
+        "{name: One, fail: {}, when: one.stat.exists and one.stat.isdir}",
+    )
+    path = tmp_path / "play.yaml"
+    path.write_text(text)
+    asked: list[str] = []
+
+    def look(place: str) -> dict[str, Any]:
+        asked.append(place)
+        return {"exists": place != "/opt/a", "isdir": True}
+
+    names = {"all": [{"name": n, "on": n != "c"} for n in "abc"], "sum": "sha256:" + "0" * 64}
+    made = compile_playbook(load(path), DEBIAN, names, look=look)
+    assert [s.name for s in made] == ["Get (a)", "One"]
+    assert asked == ["/opt/a", "/opt/b", "/one"]
+    assert [s.name for s in compile_playbook(load(path), DEBIAN, names)] == ["Get (a)", "Get (b)"]
+
+
 def test_tags(tmp_path: Path) -> None:
     path = tmp_path / "play.yaml"
     lines = [f"{{name: {n}, fail: {{}}, tags: {n}}}" for n in ("one", "two", "always", "never")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,14 @@ def host(name: str, **more: Any) -> Host:
 
 
 def inventory(*hosts: Host, **more: Any) -> Inventory:
-    values: dict[str, Any] = {"models": (), "balancers": (), "groups": {}, "rollout": Rollout(), **more}
-    return Inventory(hosts=hosts, folder=".", name="inventory.yaml", **values)
+    values: dict[str, Any] = {
+        "models": (),
+        "balancers": (),
+        "groups": {},
+        "rollout": Rollout(),
+        "folder": ".",
+    }
+    return Inventory(hosts=hosts, name="inventory.yaml", **{**values, **more})
 
 
 class Boxes:
@@ -41,6 +48,8 @@ class Boxes:
         self.uid = 0
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.pythons: list[str] = []
+        self.there: set[str] = set()  # paths of the hosts
+        self.sent: list[Mapping[str, str]] = []
         patch.setattr(module, "contact", self.contact)
         patch.setattr(bare, "install_python", lambda host, options: self.pythons.append(host.name))
 
@@ -60,8 +69,12 @@ class Answering:
     def ansible_facts(self) -> tuple[int, Mapping[str, Any]]:
         return self.boxes.uid, FACTS
 
-    def steps(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    def stat(self, path: str) -> Mapping[str, Any]:
+        return {"exists": path in self.boxes.there}
+
+    def steps(self, document: Mapping[str, Any], uploads: Mapping[str, str]) -> Mapping[str, Any]:
         self.boxes.asked.append((self.name, document))
+        self.boxes.sent.append(uploads)
         base = {"changed": True, "failed": False, "msg": "", "diff": {"before": "", "after": "x"}}
         own = self.boxes.results.get(self.name, {})
         return {
@@ -81,7 +94,7 @@ def run(
     path = folder / "play.yaml"
     path.write_text(text)
     events: list[Event] = []
-    known = inventory(*hosts, groups=more.pop("groups", {}))
+    known = inventory(*hosts, groups=more.pop("groups", {}), folder=str(folder))
     done = provision(known, hosts, load(path), more.pop("options", Options()), events.append, **more)
     return [f"{e.host} {e.phase} {e.message}" for e in events], done
 
@@ -130,6 +143,43 @@ def test_a_python_of_ones_own_is_not_installed(boxes: Boxes, tmp_path: Path) -> 
     boxes.errors = {"a": [PythonMissing("/opt/py is not there", host="a")]}
     done = run(tmp_path, [host("a", python="/opt/py")])[1]
     assert (done[0].status, boxes.pythons) == ("failed", [])
+
+
+ARCHIVE = """\
+- hosts: all
+  tasks:
+    - {stat: {path: /opt/done}, register: found}
+    - name: Unpack
+      unarchive: {src: dist/x.tgz, dest: /opt, creates: /opt/done}
+      when: not found.stat.exists
+    - {name: Other, unarchive: {src: /srv/y, remote_src: true, dest: /opt, creates: /opt/y}}
+"""
+
+
+def test_a_file_of_the_project_is_named_by_its_digest(boxes: Boxes, tmp_path: Path) -> None:
+    file = tmp_path / "dist/x.tgz"
+    file.parent.mkdir()
+    file.write_bytes(b"x")
+    digest = "sha256:" + hashlib.sha256(b"x").hexdigest()
+    run(tmp_path, [host("a")], ARCHIVE)
+    assert [step["args"]["src"] for step in boxes.asked[0][1]["steps"]] == [digest, "/srv/y"]
+    assert boxes.sent == [{digest: str(file)}]
+    boxes.there.add("/opt/done")
+    file.unlink()  # nobody needs it where it is unpacked already
+    assert statuses(run(tmp_path, [host("a")], ARCHIVE)[1]) == ["changed"]
+    assert boxes.sent[1:] == [{}]
+
+
+@pytest.mark.parametrize(
+    ("src", "said"), [("../x.tgz", "outside of the project"), ("none.tgz", "no such file")]
+)
+def test_a_file_that_can_t_be_sent(boxes: Boxes, tmp_path: Path, src: str, said: str) -> None:
+    done = run(tmp_path, [host("a")], ARCHIVE.replace("dist/x.tgz", src))[1]
+    assert (statuses(done), boxes.asked) == (["failed"], [])
+    error = done[0].error
+    assert error is not None
+    assert error.where is not None
+    assert (error.where.line, said in error.message) == (4, True)
 
 
 def test_root_is_needed(boxes: Boxes, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ of silence, before a whole commit frame aborts: nothing has changed.
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from . import alarm, closing, frames, gate, keys, leftover, links, owner, recovery, stage, store, transaction
+from . import alarm, closing, gate, keys, leftover, links, owner, parts, recovery, stage, store, transaction
 from .errors import AgentError, plainly
 from .frames import Message
 from .session import Session
@@ -32,7 +32,7 @@ def apply(session: Session, message: Message, data: bytes) -> None:
         there = host.store.whole(store.identify(manifest))
         if there is not None:
             return there, False, []
-        work = stage.Stage(host.disk, host.machine, manifest, contents, lambda one: _fetch(session, one))
+        work = stage.Stage(host.disk, host.machine, manifest, contents, lambda one: parts.fetch(session, one))
         name, skipped = work.run(session.wire.tell)
         return name, True, skipped
 
@@ -46,31 +46,6 @@ def _contents(message: Message, data: bytes) -> Dict[str, bytes]:
         found[digest] = data[at : at + size]
         at += size
     return found
-
-
-def _fetch(session: Session, digest: str) -> Tuple[int, Iterator[bytes]]:
-    """Asks the controller for a file; it comes in frames of some MiB, of which the last one says so."""
-    session.wire.send({"reply": "want", "digest": digest})
-    first, data = _part(session)
-
-    def parts() -> Iterator[bytes]:
-        message, part = first, data
-        yield part
-        while not message["last"]:
-            message, part = _part(session)
-            yield part
-
-    return int(first["size"]), parts()
-
-
-def _part(session: Session) -> frames.Frame:
-    try:
-        frame = session.wire.receive(SILENCE)
-    except (Silence, frames.FrameError) as error:
-        raise AgentError("the file did not come: %s" % error) from None
-    if frame is None or frame[0].get("op") != "part":
-        raise AgentError("the file did not come whole")
-    return frame
 
 
 def rollback(session: Session, message: Message, data: bytes) -> None:

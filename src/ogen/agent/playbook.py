@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
-from . import locks, tasks, tasks_facts
+from . import locks, parts, tasks, tasks_facts
 from .frames import Message
 from .session import Session
+from .tasks_host import Host
 from .transaction import Locks
 
 
@@ -15,15 +16,22 @@ def ansible_facts(session: Session, message: Message, data: bytes) -> None:
     session.reply(uid=os.geteuid(), facts=tasks_facts.facts())
 
 
+def stat(session: Session, message: Message, data: bytes) -> None:
+    """What a playbook's `stat` tells of a path, before the first step."""
+    session.reply(stat=tasks_facts.look(str(message["path"])))
+
+
 def steps(session: Session, message: Message, data: bytes) -> None:
     """The steps of a playbook; a host that was never applied to has no locks to take yet."""
     held = Locks(session.host)
     document = message["document"]
+    host = Host(check=bool(document["check"]))
+    host.fetch = lambda digest: parts.fetch(session, digest)
     if not document["check"]:
         if session.host.disk.lstat(locks.SESSION):
             held.take({"who": str(document.get("who", "")), "what": "provision"})
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a package half installed is worse than a late end
     try:
-        session.reply(whole=tasks.run(document, session.wire.tell))
+        session.reply(whole=tasks.run(document, session.wire.tell, host))
     finally:
         held.drop()

@@ -38,6 +38,7 @@ OPERATIONS = {
     "leases": "leases",
     "steps": "playbook",
     "ansible_facts": "playbook",
+    "stat": "playbook",
 }
 
 

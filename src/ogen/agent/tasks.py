@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
 from .tasks_accounts import group, user
+from .tasks_archives import get_url, unarchive
 from .tasks_files import copy, file
 from .tasks_host import Args, Failed, Host, Result, result
 from .tasks_packages import apt
@@ -48,6 +49,7 @@ def _all(steps: List[Dict[str, Any]], force: bool, host: Host, tell: Tell) -> Li
         if not called or (failed and not (force and step["handler"])):
             continue
         host.announce = partial(tell, "step", step["name"], 100.0 * number / len(steps))
+        host.progress = partial(tell, "step", step["name"])
         done = _one(step, host)
         results.append(done)
         failed = failed or done["failed"]
@@ -98,7 +100,9 @@ MODULES: Dict[str, Callable[[Args, Host], Result]] = {
     "copy": copy,
     "fail": fail,
     "file": file,
+    "get_url": get_url,
     "group": group,
     "systemd_service": systemd_service,
+    "unarchive": unarchive,
     "user": user,
 }

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 from typing import Any, Dict
 
@@ -40,6 +41,22 @@ def facts(root: str = "/") -> Dict[str, Any]:
         "service_mgr": "systemd" if os.path.isdir(os.path.join(root, "run/systemd/system")) else "unknown",
         "services": services(),
         "system": system.sysname,
+    }
+
+
+def look(path: str) -> Dict[str, Any]:
+    """A path itself, as Ansible's `stat` has it."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return {"exists": False}
+    return {
+        "exists": True,
+        "isdir": stat.S_ISDIR(found.st_mode),
+        "isreg": stat.S_ISREG(found.st_mode),
+        "islnk": stat.S_ISLNK(found.st_mode),
+        "mode": "%04o" % stat.S_IMODE(found.st_mode),
+        "size": found.st_size,
     }
 
 

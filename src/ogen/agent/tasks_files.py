@@ -25,7 +25,7 @@ def _directory(spot: Spot, args: Args, host: Host) -> Result:
     if found is not None and not stat.S_ISDIR(found.st_mode):
         raise Failed("%s is there, and is no folder" % spot.path)
     if found is None and host.check:
-        _wanted(args, host)  # an unknown owner is found now rather than later
+        wanted_ids(args, host)  # an unknown owner is found now rather than later
         return result([("state", "absent", "directory")])
     changes: List[Change] = [] if found else [("state", "absent", "directory")]
     while len(spot.names) > 1:  # folders above it get the same mode and owner, as in Ansible
@@ -34,20 +34,21 @@ def _directory(spot: Spot, args: Args, host: Host) -> Result:
     if found is None:
         _make_folder(spot, spot.name, args, host)
         return result(changes)
-    return result(_adjust(spot, args, host))
+    return result(adjust(spot, args, host))
 
 
 def _make_folder(spot: Spot, name: str, args: Args, host: Host) -> None:
     os.mkdir(name, 0o700, dir_fd=spot.folder)
     made = Spot(spot.path, os.dup(spot.folder), [name])
     with made:
-        _adjust(made, {"mode": "0755", **args}, host)
+        adjust(made, {"mode": "0755", **args}, host)
 
 
 def _absent(spot: Spot, args: Args, host: Host) -> Result:
     found = spot.stat()
     if found is None:
-        return result([])
+        passing = host.check and "file " + args["path"] in host.promised  # an earlier step would make it
+        return result([("state", "file", "absent")] if passing else [])
     is_folder = stat.S_ISDIR(found.st_mode)
     if is_folder:
         folder = spot.open(os.O_RDONLY | os.O_DIRECTORY)
@@ -72,7 +73,7 @@ def _link(spot: Spot, args: Args, host: Host) -> Result:
     if before == target:
         return result([])
     if not host.check:
-        _need_parent(spot)
+        need_parent(spot)
         passing = ".ogen-%d" % os.getpid()
         os.symlink(target, passing, dir_fd=spot.folder)
         os.rename(passing, spot.name, src_dir_fd=spot.folder, dst_dir_fd=spot.folder)
@@ -84,13 +85,13 @@ def _touch(spot: Spot, args: Args, host: Host) -> Result:
     found = spot.stat()
     if host.check:
         return result([("state", "file" if found else "absent", "touch")])
-    _need_parent(spot)
+    need_parent(spot)
     handle = spot.open(os.O_WRONLY | os.O_NONBLOCK | (0 if found else os.O_CREAT | os.O_EXCL), 0o644)
     try:
         os.utime(handle)
     finally:
         os.close(handle)
-    _adjust(spot, args, host)
+    adjust(spot, args, host)
     return result([("state", "file" if found else "absent", "touch")])
 
 
@@ -98,23 +99,26 @@ def _file(spot: Spot, args: Args, host: Host) -> Result:
     found = spot.stat()
     if found is None:
         raise Failed("%s is not there" % spot.path)
-    return result(_adjust(spot, args, host))
+    return result(adjust(spot, args, host))
 
 
 def copy(args: Args, host: Host) -> Result:
-    """Ansible's `copy` with `content`: written beside, then renamed over what was there."""
+    """Ansible's `copy` with `content`: written beside, then renamed over what was there; without `force`
+    a file that is there keeps its content."""
     wanted = args["content"].encode()
     with walk(host.root, args["dest"]) as spot:
         found = spot.stat()
         if found is not None and stat.S_ISDIR(found.st_mode):
             raise Failed("%s is a folder" % spot.path)
+        if found is not None and not args.get("force", True):
+            return result(adjust(spot, args, host), "%s is left as it is" % spot.path)
         before = _read(spot) if found is not None and stat.S_ISREG(found.st_mode) else None
         if before == wanted:
-            return result(_adjust(spot, args, host))
+            return result(adjust(spot, args, host))
         if host.check:
-            _wanted(args, host)
+            wanted_ids(args, host)
         else:
-            _need_parent(spot)
+            need_parent(spot)
             _write(spot, wanted, {"mode": _mode_of(found), **args}, host)
         done = result([("content", "absent" if before is None else "older", "as wanted")], "content")
         done["diff"] = {"before": (before or b"").decode("utf-8", "replace"), "after": args["content"]}
@@ -143,7 +147,7 @@ def _write(spot: Spot, content: bytes, args: Args, host: Host) -> None:
                 writer.write(content)
                 writer.flush()
                 os.fsync(writer.fileno())
-            _adjust(passing, args, host)
+            adjust(passing, args, host)
             os.rename(passing.name, spot.name, src_dir_fd=spot.folder, dst_dir_fd=spot.folder)
         except BaseException:
             os.unlink(passing.name, dir_fd=spot.folder)
@@ -151,13 +155,13 @@ def _write(spot: Spot, content: bytes, args: Args, host: Host) -> None:
     os.fsync(spot.folder)
 
 
-def _need_parent(spot: Spot) -> None:
+def need_parent(spot: Spot) -> None:
     if len(spot.names) > 1:
         raise Failed("%s: the folder above it is missing" % spot.path)
 
 
 # ---------------------------------------------------------------------------- mode and owner
-def _wanted(args: Args, host: Host) -> Tuple[Optional[int], int, int]:
+def wanted_ids(args: Args, host: Host) -> Tuple[Optional[int], int, int]:
     """Mode, uid and gid as numbers; None and -1 for those that nobody asked for."""
     mode = int(args["mode"], 8) if args.get("mode") else None
     uid = host.uid(args["owner"]) if args.get("owner") else -1
@@ -165,9 +169,9 @@ def _wanted(args: Args, host: Host) -> Tuple[Optional[int], int, int]:
     return mode, uid, gid
 
 
-def _adjust(spot: Spot, args: Args, host: Host) -> List[Change]:
+def adjust(spot: Spot, args: Args, host: Host) -> List[Change]:
     """Makes mode and owner as wanted, through an open handle; says what differed."""
-    mode, uid, gid = _wanted(args, host)
+    mode, uid, gid = wanted_ids(args, host)
     handle = spot.open(os.O_RDONLY | os.O_NONBLOCK)
     try:
         found = os.fstat(handle)

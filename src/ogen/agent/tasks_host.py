@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .machine import Done, Machine
 
@@ -13,10 +13,15 @@ TIMEOUT = 1800.0  # seconds for one tool: apt on a slow mirror
 Args = Mapping[str, Any]
 Result = Dict[str, Any]
 Change = Tuple[str, str, str]  # what, before, after
+Fetch = Callable[[str], Tuple[int, Iterator[bytes]]]  # size, and the content in parts
 
 
 class Failed(Exception):
     """A step can't be done; the text is for people."""
+
+
+def _nobody(digest: str) -> Tuple[int, Iterator[bytes]]:
+    raise Failed("nobody sends files here")
 
 
 class Host:
@@ -26,9 +31,11 @@ class Host:
         self.check = check
         self.root = root
         self.machine = machine or Machine()
-        self.promised: Set[str] = set()  # "user ollama", "group render", "packages"
+        self.promised: Set[str] = set()  # "user ollama", "group render", "packages", "file /x"
         self.fetched = False  # apt's lists, once in a run
         self.announce: Callable[[], None] = lambda: None  # called before a tool changes something
+        self.progress: Callable[[float], None] = lambda percent: None  # of one step that takes long
+        self.fetch: Fetch = _nobody  # a file of the controller, by its digest
 
     def ask(self, *command: str) -> Done:
         """Runs a tool that only reads."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import PlaybookError
+from ..source import Node
 from . import expressions
 from .model import Play, Playbook, Step, Task
-from .modules import FROM_HELLO, fault, normal
+from .modules import FROM_HELLO, LOOKS, fault, normal
 
 #: what the agent reports, by Ansible's names (docs/playbooks.md); `services` after a task `service_facts`
 FACTS = (
@@ -29,6 +30,13 @@ FACTS = (
     "services",
     "system",
 )
+#: what `stat` finds at a path of the host
+Look = Callable[[str], Mapping[str, Any]]
+
+
+def nothing(path: str) -> Mapping[str, Any]:
+    """For a host that is not asked."""
+    return {"exists": False}
 
 
 def compile(  # noqa: A001 (the word of the domain)
@@ -38,20 +46,27 @@ def compile(  # noqa: A001 (the word of the domain)
     *,
     tags: frozenset[str] = frozenset(),
     plays: Iterable[int] | None = None,
+    look: Look = nothing,
 ) -> tuple[Step, ...]:
     """The steps for one host, in order; handlers stand at the end of their play.
 
     `facts` is the agent's, `variables` the inventory's; a play's `vars` win over these. `plays` are the
-    indexes of the plays that the host belongs to (None: all). Raises PlaybookError with its place.
+    indexes of the plays that the host belongs to (None: all); `look` asks it about a path. Raises
+    PlaybookError with its place.
     """
     wanted = range(len(playbook.plays)) if plays is None else plays
     return tuple(
-        step for index in wanted for step in _play(playbook.plays[index], index, facts, variables, tags)
+        step for index in wanted for step in _play(playbook.plays[index], index, facts, variables, tags, look)
     )
 
 
 def _play(
-    play: Play, index: int, facts: Mapping[str, Any], variables: Mapping[str, Any], tags: frozenset[str]
+    play: Play,
+    index: int,
+    facts: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    tags: frozenset[str],
+    look: Look,
 ) -> Iterator[Step]:
     known = {k: facts[k] for k in FACTS if k in facts and k != "services"} if play.gather_facts else {}
     names: dict[str, Any] = {**variables, "ansible_facts": known}
@@ -62,6 +77,9 @@ def _play(
             continue
         if task.module in FROM_HELLO:
             names["ansible_facts"] = {**names["ansible_facts"], "services": facts.get("services", {})}
+            continue
+        if task.module in LOOKS:
+            names[task.register] = _looked(task, index, names, look)
             continue
         yield from _task(task, index, names, handler=False)
     for task in play.handlers:
@@ -75,15 +93,38 @@ def _selected(task: Task, tags: frozenset[str]) -> bool:
     return not tags and "never" not in task.tags
 
 
+def _looked(task: Task, play: int, names: Mapping[str, Any], look: Look) -> dict[str, Any]:
+    """The result of a `stat` as Ansible registers it: of a loop, one for each item."""
+
+    def one(known: Mapping[str, Any]) -> dict[str, Any]:
+        if not _holds(task, known):
+            return {"changed": False, "skipped": True}
+        return {
+            "changed": False,
+            "stat": dict(look(_step(task, play, known, task.title, False).args["path"])),
+        }
+
+    if task.loop is None:
+        return one(names)
+    return {
+        "changed": False,
+        "results": [{"item": item, **one({**names, "item": item})} for item in _items(task.loop, names)],
+    }
+
+
+def _items(loop: Node, names: Mapping[str, Any]) -> list[Any]:
+    items = expressions.resolve(loop, names)
+    if not isinstance(items, list):
+        raise PlaybookError(f"`loop` gives {items!r}, not a list", where=loop.where)
+    return items
+
+
 def _task(task: Task, play: int, names: Mapping[str, Any], *, handler: bool) -> Iterator[Step]:
     if task.loop is None:
         if _holds(task, names):
             yield _step(task, play, names, task.title, handler)
         return
-    items = expressions.resolve(task.loop, names)
-    if not isinstance(items, list):
-        raise PlaybookError(f"`loop` gives {items!r}, not a list", where=task.loop.where)
-    for item in items:
+    for item in _items(task.loop, names):
         with_item = {**names, "item": item}
         if _holds(task, with_item):
             # a handler goes by its name, so that all of its items are notified together
@@ -107,6 +148,8 @@ def _step(task: Task, play: int, names: Mapping[str, Any], title: str, handler: 
 
 def _label(item: Any) -> str:
     """An item in a step's name, cut to a readable length."""
+    if isinstance(item, dict) and isinstance(item.get("item"), dict):  # of a look's results
+        item = item["item"]
     if isinstance(item, dict):
         item = next((item[key] for key in ("name", "path", "dest") if key in item), item)
     text = str(item)

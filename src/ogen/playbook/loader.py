@@ -13,7 +13,7 @@ from ..source import Node, read
 from . import expressions
 from .expressions import OUTSIDE
 from .model import Play, Playbook, Task
-from .modules import FROM_HELLO, MODULES, fault, normal, short_name
+from .modules import FROM_HELLO, LOOKS, MODULES, fault, normal, short_name
 
 _PLAY_KEYS = (
     "name",
@@ -33,7 +33,7 @@ _HANDLER_KEYS = ("name", "when", "loop")
 #: what is worth a better hint than the export
 _HINTS = {
     "with_items": "write `loop:`",
-    "register": "steps are fixed before the first change: no task may depend on another's result",
+    "register": "no task may depend on another's result: only what `stat` finds is known before the first step",
     "become": "set it for the play",
     "args": "write the parameters below the module's name",
     "action": "write the module's name as the key",
@@ -168,7 +168,9 @@ class _Reader:
     def _task(self, node: Node, *, handler: bool, tags: frozenset[str]) -> Task | None:
         keys = _HANDLER_KEYS if handler else _TASK_KEYS
         modules = [key for key in node.value if short_name(key)]
-        self._known(node, (*keys, *modules), "handler" if handler else "task")
+        looks = len(modules) == 1 and short_name(modules[0]) in LOOKS and not handler
+        also = ("register",) if looks else ()
+        self._known(node, (*keys, *modules, *also), "handler" if handler else "task")
         if len(modules) != 1:
             if modules:
                 self.error("a task has one module", node.keys[modules[1]])
@@ -180,6 +182,11 @@ class _Reader:
             self.error("a handler needs a name", node.where)
         module = short_name(modules[0])
         assert module is not None
+        register = self._text(node, "register") if looks else ""
+        if looks and not register.isidentifier():
+            self.error(f"{module} needs `register`: the name that its result goes by", node.where)
+        elif module in LOOKS and handler:
+            self.error(f"{module} is for tasks: handlers come after the last one", node.where)
         return Task(
             name=name,
             module=module,
@@ -189,6 +196,7 @@ class _Reader:
             loop=self._loop(node.get("loop")),
             notify=self._names(node.get("notify")),
             tags=tags | self._tags(node),
+            register=register,
         )
 
     def _args(self, module: str, node: Node) -> dict[str, Node]:
@@ -298,6 +306,8 @@ def _near(word: str, known: object) -> str | None:
 
 
 def _needed(module: str, key: str) -> str | None:
-    if (module, key) == ("command", "creates"):
+    if (module, key) == ("get_url", "checksum"):
+        return "what comes from elsewhere is verified: checksum: sha256:…"
+    if key == "creates":
         return f"without it a second run would change things again; {OUTSIDE}"
     return None

@@ -22,6 +22,7 @@ class Task:
     loop: Node | None = None
     notify: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()  # with those of the play
+    register: str = ""  # what the result of a look goes by
 
     @property
     def title(self) -> str:

@@ -1,8 +1,9 @@
 """The modules that ogen's agent knows, with the parameters that each takes.
 
 The names and meanings are those of the collection `ansible.builtin`; what is not listed here is outside
-of the subset. Two differences are on purpose: `command` needs `creates`, so that a second run changes
-nothing, and `file` with `state: absent` removes no folder that still holds something.
+of the subset. Three differences are on purpose: `command` and `unarchive` need `creates`, so that a second
+run changes nothing, `get_url` needs a `checksum`, and `file` with `state: absent` removes no folder that
+still holds something.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ MODULES: Mapping[str, Mapping[str, Parameter]] = {
         "argv": Parameter("list"),
         "creates": _NEEDED_PATH,
     },
-    "copy": {"content": _NEEDED_TEXT, "dest": _NEEDED_PATH, **_OWNED},
+    "copy": {"content": _NEEDED_TEXT, "dest": _NEEDED_PATH, "force": _BOOL, **_OWNED},
     "fail": {"msg": _text()},
     "file": {
         "path": _NEEDED_PATH,
@@ -55,14 +56,24 @@ MODULES: Mapping[str, Mapping[str, Parameter]] = {
         "src": _text(),
         **_OWNED,
     },
+    "get_url": {"url": _NEEDED_TEXT, "dest": _NEEDED_PATH, "checksum": _NEEDED_TEXT, **_OWNED},
     "group": {"name": _NEEDED_TEXT, "system": _BOOL, "state": _PRESENCE},
     "service_facts": {},
+    "stat": {"path": _NEEDED_PATH},
     "systemd_service": {
         "name": _text(),
         "state": _text("started", "stopped", "restarted", "reloaded"),
         "enabled": _BOOL,
         "masked": _BOOL,
         "daemon_reload": _BOOL,
+    },
+    "unarchive": {
+        "src": _NEEDED_TEXT,
+        "dest": _NEEDED_PATH,
+        "remote_src": _BOOL,
+        "creates": _NEEDED_PATH,
+        "owner": _text(),
+        "group": _text(),
     },
     "user": {
         "name": _NEEDED_TEXT,
@@ -80,6 +91,8 @@ MODULES: Mapping[str, Mapping[str, Parameter]] = {
 ALIASES: Mapping[str, str] = {"systemd": "systemd_service"}
 #: modules whose result the agent's hello already holds: they compile to no step
 FROM_HELLO = frozenset({"service_facts"})
+#: modules that the agent is asked for while a play is compiled; their result goes by the name in `register`
+LOOKS = frozenset({"stat"})
 
 _MODE_TEXT = re.compile(r"0?[0-7]{3,4}")
 #: names of users, groups, units and packages reach command lines: they must not look like options
@@ -87,8 +100,17 @@ _NAME_TEXT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+:@-]{0,127}")
 _NAMED = {
     "apt": ("name",),
     "group": ("name",),
+    "unarchive": ("owner", "group"),
     "user": ("name", "group", "groups"),
     "systemd_service": ("name",),
+}
+
+
+_FORMS = {
+    "get_url": {
+        "url": (r"https?://[!-~]+", "an address that begins with https:// or http://"),
+        "checksum": (r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits"),
+    }
 }
 
 
@@ -112,6 +134,9 @@ def fault(module: str, parameter: str, value: Any) -> str | None:
     problem = _CHECKS[wanted.kind](value)
     if problem is None and wanted.choices and value not in wanted.choices:
         problem = f"must be one of {', '.join(wanted.choices)}, not {value!r}"
+    if problem is None and parameter in _FORMS.get(module, {}):
+        pattern, words = _FORMS[module][parameter]
+        problem = None if re.fullmatch(pattern, value) else f"must be {words}, not {_shown(value)}"
     if problem is None and parameter in _NAMED.get(module, ()):
         texts = value if isinstance(value, list) else [value]
         bad = next((t for t in texts if not _NAME_TEXT.fullmatch(t)), None)

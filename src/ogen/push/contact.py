@@ -100,8 +100,14 @@ class Contact:
         reply = self.ask({"op": "ansible_facts"})[0]
         return reply["uid"], reply["facts"]
 
-    def steps(self, document: Mapping[str, Any]) -> dict[str, Any]:
+    def stat(self, path: str) -> Mapping[str, Any]:
+        """What is at a path of the host, as Ansible's `stat` tells it."""
+        found: Mapping[str, Any] = self.ask({"op": "stat", "path": path})[0]["stat"]
+        return found
+
+    def steps(self, document: Mapping[str, Any], uploads: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Runs a playbook's compiled steps; the agent's results: `results`, `changed`, `failed`."""
+        self.uploads = uploads or {}
         whole: dict[str, Any] = self.ask({"op": "steps", "document": dict(document)})[0]["whole"]
         return whole
 

@@ -12,7 +12,7 @@ from ..inventory import hosts_matching
 from ..inventory.model import Host, Inventory
 from ..playbook import Play, Playbook, Step
 from ..playbook import compile as compile_playbook
-from . import bare
+from . import archives, bare
 from .become import PythonMissing
 from .contact import Contact, contact
 from .results import Event, OnEvent, Options, ignore
@@ -115,6 +115,7 @@ class _Provision:
     tags: frozenset[str]
     results: dict[str, Provisioned] = field(default_factory=dict)
     compiled: dict[str, tuple[Step, ...]] = field(default_factory=dict)
+    uploads: dict[str, dict[str, str]] = field(default_factory=dict)  # host → digest → file to send
     probed: dict[str, HostError] = field(default_factory=dict)  # why a host can't be worked on
 
     def probe(self, hosts: Sequence[Host]) -> None:
@@ -218,7 +219,7 @@ class _Provision:
                 "force_handlers": play.force_handlers,
                 "steps": [s.document() for s in self._compiled(host, one, play) if s.play == index],
             }
-            whole = one.steps(document)
+            whole = one.steps(document, self.uploads[host.name])
         for result in whole["results"]:
             steps.append(_step(result))
         bad = next((step for step in steps if step.failed), None)
@@ -237,8 +238,12 @@ class _Provision:
             own = [n for n, p in enumerate(self.playbook.plays) if host.name in self._named(p)]
             known = variables(self.inventory, host)
             try:
-                made = compile_playbook(self.playbook, facts, known, tags=self.tags, plays=own)
-            except PlaybookError as wrong:  # with this host's facts: the others' results still count
+                made = compile_playbook(self.playbook, facts, known, tags=self.tags, plays=own, look=one.stat)
+                made, self.uploads[host.name] = archives.sent(self.inventory, host, made)
+            except (
+                PlaybookError,
+                UsageError,
+            ) as wrong:  # with this host's facts: the others' results still count
                 where, hint = wrong.where, wrong.hint
                 raise RemoteError(wrong.message, host=host.name, where=where, hint=hint) from None
             self.compiled[host.name] = made

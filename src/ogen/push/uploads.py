@@ -1,4 +1,5 @@
-"""Files of the control machine that models are made from: GGUF files and adapters, named by their digest."""
+"""Files of the control machine that are sent to hosts, named by their digest: GGUF files and adapters that
+models are made from, and archives that a playbook unpacks."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def resolve(plan: Plan, host: HostPlan, release: Release) -> tuple[Release, dict
         path = Path(plan.inventory.folder, ref).expanduser()
         lock = plan.inventory.lock
         locked = lock.digests.get(ref) if lock else None
-        digest = "sha256:" + (locked.removeprefix("sha256:") if locked else _digest(path, where))
+        digest = "sha256:" + (locked.removeprefix("sha256:") if locked else digest_of(path, where))
         digests[ref], paths[digest] = digest, str(path)
     if not digests:
         return release, {}
@@ -43,7 +44,8 @@ def _files(host: HostPlan) -> list[tuple[str, Where | None]]:
     return found
 
 
-def _digest(path: Path, where: Where | None) -> str:
+def digest_of(path: Path, where: Where | None) -> str:
+    """sha256 in hexadecimal; each file is read once."""
     try:
         found = path.stat()
         return _hash(path, found.st_mtime_ns, found.st_size)

@@ -1,0 +1,199 @@
+"""The modules `get_url` and `unarchive`: large files from the network or the controller, unpacked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from typing import Iterable, Iterator, Optional
+
+from .errors import AgentError
+from .tasks_files import adjust, need_parent, wanted_ids
+from .tasks_host import Args, Failed, Host, Result, result
+from .tasks_paths import Spot, walk
+
+PART = 1 << 20
+PATIENCE = 60.0  # seconds without a byte
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASSING = ".ogen-part-"  # and the process that writes it
+
+
+def get_url(args: Args, host: Host) -> Result:
+    """Ansible's `get_url` with a `checksum`: nothing is fetched where the file is there already."""
+    wanted = args["checksum"]
+    with walk(host.root, args["dest"]) as spot:
+        found = spot.stat()
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            raise Failed("%s is there, and is no file" % spot.path)
+        before = _checksum(spot) if found is not None else "absent"
+        if before == wanted:
+            return result(adjust(spot, args, host))
+        if host.check:
+            host.promised.add("file " + args["dest"])
+        else:
+            need_parent(spot)
+            with _received(spot.folder, _download(args["url"], host), wanted) as passing:
+                adjust(passing, {"mode": "0644", **args}, host)
+                os.rename(passing.name, spot.name, src_dir_fd=spot.folder, dst_dir_fd=spot.folder)
+            os.fsync(spot.folder)
+        return result([("checksum", before, wanted)], "got " + args["url"])
+
+
+def _checksum(spot: Spot) -> str:
+    total = hashlib.sha256()
+    with os.fdopen(spot.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        for part in iter(lambda: reader.read(PART), b""):
+            total.update(part)
+    return "sha256:" + total.hexdigest()
+
+
+def _download(url: str, host: Host) -> Iterator[bytes]:
+    import http.client
+    import urllib.request
+
+    host.announce()
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            size = int(answer.headers.get("Content-Length") or 0)
+            parts = iter(lambda: answer.read(PART), b"")
+            yield from _counted(parts, size, host)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Failed("%s: %s" % (url, getattr(error, "reason", None) or error)) from None
+
+
+def _counted(parts: Iterable[bytes], size: int, host: Host) -> Iterator[bytes]:
+    done = 0
+    for part in parts:
+        yield part
+        done += len(part)
+        if size:
+            host.progress(100.0 * done / size)
+
+
+@contextlib.contextmanager
+def _received(folder: int, parts: Iterable[bytes], wanted: str) -> Iterator[Spot]:
+    """A file in `folder` for as long as it is needed, whole and with the right checksum."""
+    _sweep(folder)
+    passing = Spot("what was received", os.dup(folder), [_PASSING + str(os.getpid())])
+    total = hashlib.sha256()
+    with passing:
+        handle = passing.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            with os.fdopen(handle, "wb") as writer:
+                for part in parts:
+                    total.update(part)
+                    writer.write(part)
+                writer.flush()
+                os.fsync(writer.fileno())
+            if "sha256:" + total.hexdigest() != wanted:
+                raise Failed("the checksum is sha256:%s, and should be %s" % (total.hexdigest(), wanted))
+            yield passing
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(passing.name, dir_fd=folder)
+
+
+def _sweep(folder: int) -> None:
+    """What a killed run has left half received."""
+    for name in os.listdir(folder):
+        if name.startswith(_PASSING) and not os.path.exists("/proc/" + name[len(_PASSING) :]):
+            os.unlink(name, dir_fd=folder)
+
+
+# ------------------------------------------------------------------------------------- unarchive
+def unarchive(args: Args, host: Host) -> Result:
+    """Ansible's `unarchive` with `creates`. `src` is a path of the host with `remote_src`, else the digest
+    of a file that the controller sends. It is unpacked aside; then each file takes its place by a rename."""
+    if host.exists(args["creates"]):
+        return result([], "did not run: %s exists" % args["creates"])
+    wanted_ids(args, host)  # an unknown owner is found now rather than later
+    if not host.check:
+        with walk(host.root, args["dest"], follow=True) as spot:
+            folder = _folder(spot)
+        try:
+            with _archive(args, folder, host) as path:
+                _unpack(path, folder, args, host)
+        finally:
+            os.close(folder)
+    return result([("creates", "absent", args["creates"])], "unpacked into " + args["dest"])
+
+
+def _folder(spot: Spot) -> int:
+    try:
+        return spot.open(os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Failed("%s: no such folder" % spot.path) from None
+
+
+@contextlib.contextmanager
+def _archive(args: Args, folder: int, host: Host) -> Iterator[str]:
+    """A path by which tar finds the archive, whatever happens to its name meanwhile."""
+    if args.get("remote_src"):
+        with walk(host.root, args["src"], follow=True) as spot, _opened(spot) as path:
+            yield path
+        return
+    host.announce()
+    try:
+        size, parts = host.fetch(args["src"])
+        with _received(folder, _counted(parts, size, host), args["src"]) as passing, _opened(passing) as path:
+            yield path
+    except AgentError as error:
+        raise Failed(error.message) from None
+
+
+@contextlib.contextmanager
+def _opened(spot: Spot) -> Iterator[str]:
+    try:
+        handle = spot.open(os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise Failed("%s: no such file" % spot.path) from None
+    try:
+        yield "/proc/%d/fd/%d" % (os.getpid(), handle)
+    finally:
+        os.close(handle)
+
+
+def _unpack(archive: str, folder: int, args: Args, host: Host) -> None:
+    """tar tells the compression by the archive's first bytes, and lets nothing out of its folder."""
+    place = "/proc/%d/fd/%d" % (os.getpid(), folder)
+    aside = place + "/.ogen-unpack"
+    shutil.rmtree(aside, ignore_errors=True)
+    os.mkdir(aside, 0o700)
+    try:
+        host.do("tar", "--extract", "--file", archive, "--directory", aside)
+        for tool, key in (("chown", "owner"), ("chgrp", "group")):
+            if args.get(key):
+                host.do(tool, "--recursive", "--no-dereference", args[key], aside)
+        _move(aside, folder)
+        host.do("sync", "--file-system", place + "/.")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move(source: str, folder: int) -> None:
+    """All that is in `source` to `folder`: folders are made or kept, files take their places at once."""
+    inner = os.open(source, _FOLDER)
+    try:
+        for name in os.listdir(inner):
+            found, there = _stat(name, inner), _stat(name, folder)
+            if there is None or found is None or not stat.S_ISDIR(found.st_mode):
+                os.rename(name, name, src_dir_fd=inner, dst_dir_fd=folder)
+                continue
+            if not stat.S_ISDIR(there.st_mode):
+                raise Failed("%s is there, and is no folder" % name)
+            below = os.open(name, _FOLDER, dir_fd=folder)
+            try:
+                _move("%s/%s" % (source, name), below)
+            finally:
+                os.close(below)
+    finally:
+        os.close(inner)
+
+
+def _stat(name: str, folder: int) -> Optional[os.stat_result]:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
