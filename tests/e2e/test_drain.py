@@ -100,10 +100,10 @@ def urls(project: Project) -> list[str]:
     return [f"http://{project.lab.address(box)}:8080" for box in project.boxes]
 
 
-def started(project: Project) -> dict[str, str]:
+def started(project: Project, boxes: tuple[str, ...] = ()) -> dict[str, str]:
     """The main process of each instance."""
     found = {}
-    for box in project.boxes:
+    for box in boxes or project.boxes:
         for gpu in (0, 1):
             script = f"systemctl show -p MainPID --value ogen-ollama-gpu{gpu}"
             found[f"{box}/gpu{gpu}"] = project.lab.sh(box, script).strip()

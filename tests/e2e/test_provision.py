@@ -1,31 +1,54 @@
-"""Bare boxes become ready: one without python3, one without cards, one where sudo asks for a password."""
+"""Bare boxes become serving ones: two without python3, two where sudo asks for a password, none with a way
+to the internet; then Ollama goes to another version and back, under load."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Project
-from lab import Lab, lab
+from cluster import Project, load
+from lab import TESTBED, Lab, lab
+from test_drain import Load, started
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(600)]
 
 INVENTORY = """\
 version: 1
 ssh: {{user: admin, become: true, key: {key}}}
+ollama: {{version: {version}, source: {{file: "dist/ollama-{{version}}.tar.zst"}}}}
 models:
   chat: {{from: "llama3.1:8b-instruct-q4_K_M", context: 8192}}
+groups:
+  asking: {{hosts: [asks, edge], ssh: {{user: ops, become_password: !env OPS_PASSWORD}}}}
 hosts:
-  bare: {{address: {bare}, gpus: [{{model: RTX 3090}}]}}
-  edge: {{address: {edge}, ssh: {{user: ops, become_password: !env OPS_PASSWORD}}}}
+  bare: {{address: {bare}, gpus: [{{model: RTX 3090, count: 2}}]}}
+  asks:
+    address: {asks}
+    gpus: [{{model: RTX 3090, count: 2}}]
+    ollama:
+      source: {{url: "{origin}/ollama-{{version}}.tar.zst", sha256: {{0.32.15: {old}, 0.33.0: {new}}}}}
+  edge: {{address: {edge}}}
 balancers:
-  api: {{hosts: [edge], listen: 8080}}
+  api: {{hosts: [edge], listen: 8080, gate: true}}
+rollout: {{batches: [100%]}}
 """
+OLD, NEW = "0.32.15", "0.33.0"
+NODES = ("bare", "asks")
+TIMINGS = {"token_ms": 50, "tokens": 20, "load_ms": 500}
 #: everything but what runs, logs and caches: path, type, mode, owner, target, and time of change
 LEFT_OUT = ["proc", "sys", "run", "tmp", "home", "root", "var/log", "var/tmp"]
-LEFT_OUT += ["opt/testbed", "var/lib/systemd", "var/lib/sudo"]
+LEFT_OUT += ["opt/testbed", "var/lib/systemd", "var/lib/sudo", "var/lib/ogen/gpu0", "var/lib/ogen/gpu1"]
+LEFT_OUT += ["etc/ogen/lock", "etc/ogen/tx.lock"]  # who held them last
 SNAPSHOT = (
     f"find / -xdev \\( {' -o '.join(f'-path /{path}' for path in LEFT_OUT)} \\) -prune "
     "-o -printf '%p %y %m %u:%g %l %T@\\n' | sort; "
@@ -37,13 +60,46 @@ SNAPSHOT = (
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Two boxes as they come from the installer; the tests below run in order."""
     with lab("provision") as made:
-        made.up("bare", python=False, gpus="24576")
+        made.up("bare", "asks", python=False, gpus="24576,24576")
         made.up("edge", gpus="none")
-        found = Project(made, tmp_path_factory.mktemp("project"), boxes=("bare", "edge"))
-        found.write(INVENTORY)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("OPS_PASSWORD", "ops")
-            yield found
+        for box in ("bare", "asks"):
+            made.write(box, "/etc/testbed/ollama.json", json.dumps(TIMINGS))
+        found = Project(made, tmp_path_factory.mktemp("project"), boxes=("bare", "asks", "edge"))
+        dist = found.folder / "dist"
+        dist.mkdir()
+        digests = {name: archive(dist, version) for name, version in (("old", OLD), ("new", NEW))}
+        with serving(dist, made.address("bare").rpartition(".")[0] + ".1") as origin:
+            found.write(INVENTORY, version=OLD, origin=origin, **digests)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("OPS_PASSWORD", "ops")
+                yield found
+
+
+def archive(folder: Path, version: str) -> str:
+    """A release of the stand-in, laid out as Ollama's own; returns its sha256."""
+    tree = folder / version
+    (tree / "bin").mkdir(parents=True)
+    (tree / "lib/ollama/cuda_v13").mkdir(parents=True)
+    shutil.copy(TESTBED.with_name("ollama"), tree / "bin/ollama")
+    (tree / "bin/VERSION").write_text(version)
+    (tree / "lib/ollama/libggml.so.1").write_bytes(bytes(6_000_000))
+    (tree / "lib/ollama/libggml.so").symlink_to("libggml.so.1")
+    made = folder / f"ollama-{version}.tar.zst"
+    pack = f"tar --owner 1000 --group 1000 -C '{tree}' -cf - . | zstd -q -1 -o '{made}'"
+    subprocess.run(["sh", "-c", pack], check=True)
+    shutil.rmtree(tree)
+    return hashlib.sha256(made.read_bytes()).hexdigest()
+
+
+@contextmanager
+def serving(folder: Path, address: str) -> Iterator[str]:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer((address, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://{address}:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
 
 
 def snapshot(project: Project) -> set[str]:
@@ -64,21 +120,50 @@ def show(made: Lab, box: str, script: str) -> list[str]:
     return made.sh(box, script, check=False).splitlines()
 
 
+def versions(project: Project) -> list[str]:
+    """What the four instances say of themselves."""
+    script = "for p in 11434 11435; do curl -sS http://127.0.0.1:$p/api/version; echo; done"
+    said = [line for box in NODES for line in show(project.lab, box, script)]
+    return [json.loads(line)["version"] for line in said if line]
+
+
+def url(project: Project) -> str:
+    return f"http://{project.lab.address('edge')}:8080"
+
+
 def test_check_shows_everything_and_changes_nothing(project: Project) -> None:
     before = snapshot(project)
     found = provision(project, "--check", code=2)
-    assert [host["status"] for host in found.values()] == ["pending", "pending"]
-    assert changed(found["bare"]) == ["Install python3, by plain sh"]
-    assert "when python3 is there" in found["bare"]["message"]
+    assert [host["status"] for host in found.values()] == ["pending"] * 3
+    for name in NODES:
+        assert changed(found[name]) == ["Install python3, by plain sh"]
+        assert "when python3 is there" in found[name]["message"]
     project.values["predicted"] = changed(found["edge"])
     assert snapshot(project) ^ before == set()
 
 
-def test_the_first_run_does_what_was_predicted(project: Project) -> None:
+def test_provision_and_apply_and_requests_are_answered(project: Project) -> None:
     found = provision(project)
-    assert [host["status"] for host in found.values()] == ["changed", "changed"]
+    assert [host["status"] for host in found.values()] == ["changed"] * 3
     assert changed(found["edge"]) == project.values["predicted"]
-    assert changed(found["bare"])[0] == "Install python3, by plain sh"
+    assert changed(found["bare"])[0] == changed(found["asks"])[0] == "Install python3, by plain sh"
+    assert "Send Ollama and unpack it (ollama-0.32.15.tar.zst)" in changed(found["bare"])
+    assert "Fetch Ollama (ollama-0.32.15.tar.zst)" in changed(found["asks"])
+    project.ogen("apply", "--yes")
+    answers = load(url(project), 16)
+    assert not answers.failed
+    assert sum(answers.served.values()) == 16
+    assert versions(project) == [OLD] * 4
+
+
+def test_ollama_lies_in_a_folder_of_its_own(project: Project) -> None:
+    places = "0.32.15 0.32.15/bin/ollama 0.32.15/lib/ollama/libggml.so.1"
+    script = f"cd /opt/ogen/ollama; ls -A; stat -c '%a %U:%G' {places}; readlink 0.32.15/lib/ollama/*.so"
+    for box in NODES:
+        found = show(project.lab, box, script)
+        assert found == [OLD, "755 root:root", "755 root:root", "644 root:root", "libggml.so.1"]
+        assert sorted(show(project.lab, box, "ls -A /opt/ogen/ollama/0.32.15"))[1:] == ["bin", "lib"]
+    assert show(project.lab, "edge", "ls -A /opt") == ["testbed"]
 
 
 def test_the_node_is_as_it_should_be(project: Project) -> None:
@@ -112,7 +197,8 @@ def test_the_edge_is_as_it_should_be(project: Project) -> None:
         "disabled",
         "inactive",
     ]
-    assert show(made, "edge", "ls /usr/lib/nginx/modules") == ["ngx_http_js_module.so"]
+    modules = ["ndk_http_module.so", "ngx_http_js_module.so", "ngx_http_lua_module.so"]
+    assert show(made, "edge", "ls /usr/lib/nginx/modules") == modules
     assert show(made, "edge", "journalctl -u nginx -o cat -q") == []  # it never ran, not even for a second
     assert (
         show(made, "edge", "ls /usr/sbin/policy-rc.d 2>/dev/null; getent passwd ollama; command -v zstd")
@@ -123,9 +209,56 @@ def test_the_edge_is_as_it_should_be(project: Project) -> None:
 def test_the_second_run_changes_nothing(project: Project) -> None:
     before = snapshot(project)
     found = provision(project)
-    assert [host["status"] for host in found.values()] == ["unchanged", "unchanged"]
+    assert [host["status"] for host in found.values()] == ["unchanged"] * 3
     assert snapshot(project) ^ before == set()
     assert provision(project, "--check").keys() == found.keys()
+    project.ogen("diff", code=0)
+
+
+# ------------------------------------------------------------------------- another version, and back
+def test_a_version_that_is_not_there_is_refused_before_anything_changes(project: Project) -> None:
+    before = started(project, NODES)
+    project.write(INVENTORY, version=NEW)
+    refused = project.ogen("apply", "--yes", code=6)
+    assert "/opt/ogen/ollama/0.33.0/bin/ollama is not on this host" in refused.stderr
+    assert "run `ogen provision` first" in refused.stderr
+    assert started(project, NODES) == before
+
+
+def test_another_version_under_load(project: Project) -> None:
+    before = started(project, NODES)
+    found = provision(project)
+    assert [host["status"] for host in found.values()] == ["changed", "changed", "unchanged"]
+    assert started(project, NODES) == before
+    with Load([url(project)]) as stream:
+        project.ogen("apply", "--yes")
+    print(f"\n{OLD} to {NEW}: {stream.whole} streams whole, {len(stream.failed)} failed")
+    assert not stream.failed
+    assert stream.whole > 10
+    assert versions(project) == [NEW] * 4
+    after = started(project, NODES)
+    assert all(before[name] != after[name] for name in before)
+
+
+def test_back_without_the_source(project: Project) -> None:
+    (project.folder / "dist").rename(project.folder / "gone")
+    with Load([url(project)]) as stream:
+        project.ogen("rollback", "--yes", "--limit", "bare,asks")
+    print(f"\n{NEW} to {OLD}: {stream.whole} streams whole, {len(stream.failed)} failed")
+    (project.folder / "gone").rename(project.folder / "dist")
+    assert not stream.failed
+    assert stream.whole > 10
+    assert versions(project) == [OLD] * 4
+    project.write(INVENTORY, version=OLD)
+    project.ogen("diff", code=0)
+    assert [host["status"] for host in provision(project).values()] == ["unchanged"] * 3
+
+
+def test_versions_that_no_release_names_are_collected(project: Project) -> None:
+    project.write(INVENTORY.replace("8192", "4096"), version=OLD)
+    project.ogen("apply", "--yes")
+    assert show(project.lab, "bare", "ls -A /opt/ogen/ollama") == [OLD]
+    assert versions(project) == [OLD] * 4
 
 
 def test_what_was_undone_comes_back(project: Project) -> None:
@@ -164,7 +297,7 @@ def test_a_failure_names_the_step_and_keeps_the_other_hosts(project: Project) ->
     done = project.ogen("provision", code=3)
     assert "edge: Install it: apt-get install no-such-package" in done.stderr
     assert "E: Unable to locate package no-such-package" in done.stderr
-    assert "1 changed, 1 failed" in done.stdout
+    assert "2 changed, 1 failed" in done.stdout
     assert show(project.lab, "bare", "cat /etc/said") == ["bare"]
     assert show(project.lab, "edge", "ls /etc/said 2>/dev/null") == []
 

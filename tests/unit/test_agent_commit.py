@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,45 @@ def test_old_releases_are_collected(tmp_path: Path) -> None:
     for number in range(4):
         apply_to(one, release(str(number)))
     assert set(one.store.names()) == {release("3").id, release("2").id}
+
+
+def of_version(version: str, text: str = "") -> Release:
+    program = f"/opt/ogen/ollama/{version}/bin/ollama"
+    return replace(release(version + text), librarian={"program": program})
+
+
+def versions(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "opt/ogen/ollama").iterdir())
+
+
+def test_versions_of_ollama_go_with_the_last_release_that_names_them(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    for version in ("1", "2", "3", "4"):
+        (tmp_path / f"opt/ogen/ollama/{version}/lib").mkdir(parents=True)
+        (tmp_path / f"opt/ogen/ollama/{version}/lib/link").symlink_to("nowhere")
+    apply_to(one, release("none of these"))
+    assert versions(tmp_path) == ["1", "2", "3", "4"], "somebody is about to apply one of them"
+    apply_to(one, of_version("1"))
+    assert versions(tmp_path) == ["1"]
+    (tmp_path / "opt/ogen/ollama/2").mkdir()
+    apply_to(one, of_version("2"))
+    assert versions(tmp_path) == ["1", "2"], "a rollback needs the one before"
+    assert ask(one, "rollback")["status"] == "applied"
+    assert versions(tmp_path) == ["1", "2"]
+    for text in "ab":
+        apply_to(one, of_version("2", text))
+    assert versions(tmp_path) == ["2"]
+    assert "error" not in ask(one, "gc")["reply"]
+
+
+def test_an_apply_that_was_refused_leaves_the_version_that_waits_for_it(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    (tmp_path / "opt/ogen/ollama/1").mkdir(parents=True)
+    apply_to(one, of_version("1"))
+    (tmp_path / "opt/ogen/ollama/2").mkdir(parents=True)
+    assert "error" in apply_to(one, of_version("2"), base="another")["reply"]
+    assert "error" not in ask(one, "gc")["reply"]
+    assert versions(tmp_path) == ["1", "2"]
 
 
 def test_agents_of_other_versions_are_collected(tmp_path: Path) -> None:

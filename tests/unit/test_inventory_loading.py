@@ -163,6 +163,25 @@ def test_a_version_that_looks_like_a_number(tmp_path: Path) -> None:
     assert host(tmp_path, "ollama: {version: 0.30}").ollama.version == "0.30"
 
 
+def test_where_ollama_comes_from(tmp_path: Path) -> None:
+    text = """\
+        version: 1
+        ollama: {version: 0.33.0, source: {file: "dist/{version}.tgz"}}
+        hosts:
+          a: {address: 192.0.2.1}
+          b: {address: 192.0.2.2, ollama: {version: 0.32.15, source: []}}
+          c:
+            address: 192.0.2.3
+            ollama: {source: [{url: "https://x/{version}", sha256: {0.33.0: %s}}, {file: more.tgz}]}
+        """
+    a, b, c = (host.ollama for host in loaded(tmp_path, text % ("a" * 64)).hosts)
+    assert [(one.at("0.33.0"), one.digest("0.33.0")) for one in a.source] == [("dist/0.33.0.tgz", None)]
+    assert a.program == "/opt/ogen/ollama/0.33.0/bin/ollama"
+    assert (b.source, b.program) == ((), "/usr/local/bin/ollama")
+    assert [one.at("0.33.0") for one in c.source] == ["https://x/0.33.0", "more.tgz"]
+    assert (c.source[0].digest("0.33.0"), c.source[0].digest("0.32.15")) == ("a" * 64, None)
+
+
 def test_ranges_advance_together_and_the_host_itself_wins(tmp_path: Path) -> None:
     found = loaded(
         tmp_path,

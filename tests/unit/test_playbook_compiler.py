@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ NODE = {
     "ogen_user": "ollama",
     "ogen_group": "ollama",
     "ogen_models_dir": "/srv/models",
+    "ogen_ollama_dir": "/opt/ogen/ollama/0.33.0",
+    "ogen_ollama_archives": [],
 }
 
 
@@ -182,9 +185,12 @@ def test_refused_before_the_first_change(tmp_path: Path, task: str, word: str) -
     assert error.where.line == 3
 
 
-def provision(facts: dict[str, Any] = DEBIAN, **changes: Any) -> list[Step]:
+def provision(
+    facts: dict[str, Any] = DEBIAN, look: Callable[[str], dict[str, Any]] | None = None, **changes: Any
+) -> list[Step]:
     book = load(shipped.folder("playbooks") / "provision.yaml")
-    return list(compile_playbook(book, facts, {**NODE, **changes}))
+    asked = look or (lambda path: {"exists": False})
+    return list(compile_playbook(book, facts, {**NODE, **changes}, look=asked))
 
 
 def named(made: list[Step], word: str) -> list[Step]:
@@ -205,6 +211,35 @@ def test_provision_of_a_node_with_cards() -> None:
         "name": "ollama.service",
         "state": "stopped",
         "enabled": False,
+    }
+
+
+def archive(digit: str, **more: str) -> dict[str, str]:
+    return {"name": f"{digit}.tgz", "sha256": digit * 64, "url": "", "file": "", **more}
+
+
+def test_provision_leaves_ollama_to_others_without_a_source() -> None:
+    assert not [step for step in provision() if "/opt/ogen" in str(step.args)]
+
+
+def test_provision_fetches_ollama_or_sends_it() -> None:
+    both = [archive("a", url="https://example.org/a.tgz"), archive("b", file="dist/b.tgz")]
+    made = [step for step in provision(ogen_ollama_archives=both) if "/opt/ogen" in str(step.args)]
+    assert [(step.module, step.name.rpartition("(")[2]) for step in made] == [
+        ("file", "Make the folder of this version of Ollama"),
+        ("get_url", "a.tgz)"),
+        ("unarchive", "a.tgz)"),
+        ("file", "a.tgz)"),
+        ("unarchive", "b.tgz)"),
+        ("command", "a.tgz)"),
+        ("command", "b.tgz)"),
+        ("copy", "a.tgz)"),
+        ("copy", "b.tgz)"),
+    ]
+    assert made[1].args["checksum"] == "sha256:" + "a" * 64
+    assert made[4].args["src"] == "dist/b.tgz"
+    assert {step.args["creates"] for step in made[5:7]} == {
+        "/opt/ogen/ollama/0.33.0/." + digit * 64 for digit in "ab"
     }
 
 

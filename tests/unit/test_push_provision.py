@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ogen.errors import BecomeError, ConnectError, HostError, LockedError, PlaybookError
-from ogen.inventory.model import Balancer, Gpu, Host, Inventory, Pin, Rollout, Ssh
+from ogen.inventory.model import Archive, Balancer, Gpu, Host, Inventory, Ollama, Pin, Rollout, Ssh
 from ogen.playbook import load
 from ogen.push import bare, refusals
 from ogen.push import provision as module
@@ -270,6 +270,36 @@ def test_batches(count: int, serial: list[int | str], sizes: list[int]) -> None:
     parts = list(batches(hosts, serial))
     assert [len(part) for part in parts] == sizes
     assert [h for part in parts for h in part] == hosts
+
+
+def test_what_a_hosts_ollama_is_made_from(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"x").hexdigest()
+    (tmp_path / "ollama-0.33.0.tgz").write_bytes(b"x")
+    source = (
+        Archive(
+            "https://example.org/{version}/a.tgz?x={version}", sha256={"*": "a" * 64, "0.33.0": "b" * 64}
+        ),
+        Archive(file="ollama-{version}.tgz"),
+    )
+    gpu = host("gpu", gpus=(CARD,), ollama=Ollama("0.33.0", source))
+    known = variables(inventory(gpu, folder=str(tmp_path)), gpu)
+    assert known["ogen_ollama_dir"] == "/opt/ogen/ollama/0.33.0"
+    url = "https://example.org/0.33.0/a.tgz?x=0.33.0"
+    assert known["ogen_ollama_archives"] == [
+        {"name": "a.tgz", "sha256": "b" * 64, "url": url, "file": ""},
+        {"name": "ollama-0.33.0.tgz", "sha256": digest, "url": "", "file": "ollama-0.33.0.tgz"},
+    ]
+    edge = host("edge", ollama=Ollama("0.33.0", source))
+    assert variables(inventory(edge), edge)["ogen_ollama_archives"] == []
+
+
+def test_a_file_of_another_digest_is_sent_nowhere(boxes: Boxes, tmp_path: Path) -> None:
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist/x.tgz").write_bytes(b"x")
+    ollama = Ollama(source=(Archive(file="dist/x.tgz", sha256={"*": "0" * 64}),))
+    (done,) = run(tmp_path, [host("a", ollama=ollama)], ARCHIVE)[1]
+    assert (done.status, boxes.asked) == ("failed", [])
+    assert "and the inventory says 000" in str(done.error)
 
 
 def test_variables() -> None:

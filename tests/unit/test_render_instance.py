@@ -28,7 +28,7 @@ from rendering import (
 )
 
 from ogen.errors import RenderError
-from ogen.inventory.model import Balancer, Host, Monitoring, Ollama
+from ogen.inventory.model import Archive, Balancer, Host, Monitoring, Ollama
 from ogen.plan.model import Instance, Member
 from ogen.release.model import Release
 from ogen.render import render
@@ -53,6 +53,17 @@ def variables(release: Release, name: str = "gpu0") -> dict[str, str]:
         r"^Environment=([A-Z0-9_a-z]+)=(.*)$", text_of(release, UNIT.format(name)), re.MULTILINE
     )
     return dict(lines)
+
+
+def test_the_program_that_ogen_installs() -> None:
+    installed = host_of("0.33.0", source=(Archive(file="x.tgz"),))
+    found = release_of(instance(), host=installed)
+    program = "/opt/ogen/ollama/0.33.0/bin/ollama"
+    assert f"ExecStart={program} serve\n" in text_of(found, UNIT.format("gpu0"))
+    unit = text_of(found, "/etc/ogen/current/librarian/ogen-librarian.service")
+    assert f"ExecStart={program} serve\n" in unit
+    assert found.librarian["program"] == program
+    assert "program" not in release_of(instance()).librarian
 
 
 def test_one_card_in_era_c() -> None:

@@ -11,6 +11,7 @@ import os
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import alarm, closing, gate, keys, leftover, links, owner, parts, recovery, stage, store, transaction
+from .disk import above
 from .errors import AgentError, plainly
 from .frames import Message
 from .session import Session
@@ -183,6 +184,8 @@ def remove(session: Session, message: Message, data: bytes) -> None:
         if manifest["units"] or manifest["files"]:
             raise AgentError("a release is in force here", "`ogen retire` takes it away first")
         owner.disarm(host)
+        host.disk.remove_tree(store.PROGRAMS)
+        host.disk.remove_empty(above(store.PROGRAMS))
         host.disk.remove_tree(store.HOME)
         host.disk.remove_tree("/run/ogen")
     finally:

@@ -24,6 +24,7 @@ ROOTS = (
     "/etc/nginx/conf.d",
     "/etc/logrotate.d",
     "/etc/tmpfiles.d",
+    "/opt/ogen",
     "/run/ogen",
     "/run/systemd/system",
 )

@@ -42,7 +42,7 @@ def full(host: Host) -> Facts:
         "cpus": os.cpu_count(),
         "memory": _memory(),
         "gpus": cards.facts(cards.list_cards(machine)),
-        "ollama": ollama_version(machine),
+        "ollama": ollama_version(machine, program(host)),
         "nginx": nginx(machine),
         "release": release(host),
         "journal": host.journal.state(),
@@ -66,9 +66,15 @@ def parse_os_release(text: str) -> Dict[str, str]:
     return found
 
 
-def ollama_version(machine: Machine) -> str:
+def program(host: Host) -> str:
+    """The Ollama of the release in force where it names one, else what is found by the name."""
+    manifest = host.store.manifest(host.store.current)
+    return str(manifest.get("librarian", {}).get("program") or "ollama")
+
+
+def ollama_version(machine: Machine, command: str = "ollama") -> str:
     """The binary's version; empty if there is none."""
-    done = machine.run(["ollama", "--version"], timeout=10.0)
+    done = machine.run([command, "--version"], timeout=10.0)
     found = re.findall(r"version is (\d[\w.+-]*)", done.text) if done.code == 0 else []
     return found[-1] if found else ""
 

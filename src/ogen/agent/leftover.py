@@ -66,6 +66,22 @@ def collect(host: Host) -> List[str]:
     return gone
 
 
+def collect_versions(host: Host) -> List[str]:
+    """Removes versions of Ollama that no release names any more. Only for the end of an apply that is in
+    force: before it, what `ogen provision` has put there may be waiting for its release."""
+    there = [name for name in host.disk.names(store.PROGRAMS) if not name.startswith(".")]
+    kept = {host.store.version(name) for name in host.store.names()} if there else set()
+    if not kept - {""}:
+        return []
+    gone = [name for name in there if name not in kept]
+    for name in gone:
+        place = store.PROGRAMS + "/.gone"  # out of sight first: half of one is never taken for a version
+        host.disk.remove_tree(place)
+        host.disk.rename("%s/%s" % (store.PROGRAMS, name), place, sync=False)
+        host.disk.remove_tree(place)
+    return gone
+
+
 def _collect_agents(host: Host) -> None:
     """But the one that runs here, and the one that the recovery at boot starts."""
     started = host.disk.read_or(store.RECOVER).decode("utf-8", "replace")

@@ -232,7 +232,8 @@ def start(machine: Machine, unit_text: str) -> None:
     if done.code:
         hint = None
         if "Failed to find executable" in done.text:
-            hint = "install Ollama there, or say where it is: ollama: {binary: /path/of/ollama}"
+            hint = "install Ollama there, say where it is (ollama: {binary: /path/of/ollama}), or where "
+            hint += "`ogen provision` gets it from (ollama: {source: …})"
         raise AgentError(
             "the librarian does not start: %s" % (done.text.strip() or "see its log"), hint, _log(machine)
         )

@@ -101,7 +101,7 @@ def commit(host: Host, tx: str, held: Locks, tell: Tell, ask: Ask) -> Result:
     if not host.live:
         _deaf()
         result = Transaction(host, host.journal.records(), tell).run()
-        _collect(host)
+        _collect(host, in_force=result["status"] == "applied")
         return result
     _forget_progress(host)
     held.journal.drop()  # the service takes it; the session's own lock keeps others out
@@ -206,7 +206,7 @@ def run_commit(host: Host, tx: str) -> int:
             return 0
         result = _carry_out(host, tx, records)
         _write(host, {"tx": tx, "result": result})
-        _collect(host)
+        _collect(host, in_force=result["status"] == "applied")
     except OSError as error:
         plain = disk_failed(error)
         result = {"tx": tx, "status": "stuck", "message": plain.message, "hint": plain.hint, "disk": True}
@@ -244,10 +244,12 @@ def _records(host: Host) -> Optional[List[journal.Record]]:
         return None
 
 
-def _collect(host: Host) -> None:
+def _collect(host: Host, in_force: bool = False) -> None:
     """The end of an apply is no worse for a release too many: the next one takes it."""
     try:
         leftover.collect(host)
+        if in_force:
+            leftover.collect_versions(host)
     except (AgentError, OSError) as error:
         sys.stderr.write("ogen: releases that nobody needs are still there: %s\n" % error)
 

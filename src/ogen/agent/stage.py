@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from . import librarian, store, validate
 from .disk import Disk, above
-from .errors import AgentError, Changed
+from .errors import AgentError, Changed, Refused
 from .machine import Machine
 from .store import Store
 
@@ -43,6 +43,7 @@ class Stage:
     def run(self, tell: Tell) -> Tuple[str, List[str]]:
         """The name of the complete release, and what could not be checked here."""
         self.check_room()
+        self.check_program()
         self.disk.remove_tree(self.folder)
         try:
             skipped = self.make(tell)
@@ -64,6 +65,13 @@ class Stage:
         found = os.statvfs(_existing(self.disk.real(store.HOME)))
         if found.f_bavail * found.f_frsize < need or (found.f_files > 0 and found.f_favail < INODES):
             raise AgentError("no room in %s for a release" % store.HOME, "free some space on its file system")
+
+    def check_program(self) -> None:
+        """Where ogen installs Ollama, the version must be there before anything names it."""
+        program = self.manifest["librarian"].get("program")
+        if program and not self.disk.relocated and not os.access(program, os.X_OK):
+            hint = "run `ogen provision` first: it puts this version beside the others"
+            raise Refused("%s is not on this host" % program, hint)
 
     # ----------------------------------------------------------------------------- writing
     def write(self) -> None:

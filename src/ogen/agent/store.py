@@ -18,6 +18,7 @@ PREVIOUS = HOME + "/previous"
 UNITS = "/etc/systemd/system"
 AGENTS = HOME + "/agent"
 RECOVER = UNITS + "/ogen-recover.service"  # the recovery at boot; names its agent
+PROGRAMS = "/opt/ogen/ollama"  # versions of Ollama that `ogen provision` has put side by side
 MAX_TEXT = 256 * 1024  # bytes of a file whose text is kept, or sent back, for a diff
 
 Manifest = Dict[str, Any]
@@ -87,6 +88,11 @@ class Store:
 
     def text(self, name: str, stored: str) -> str:
         return self.disk.read("%s/%s" % (tree(name), stored)).decode("utf-8", "replace")
+
+    def version(self, name: str) -> str:
+        """The folder below PROGRAMS whose Ollama a release names; empty if it is none of these."""
+        program = str(self.manifest(name).get("librarian", {}).get("program") or "")
+        return program[len(PROGRAMS) + 1 :].split("/")[0] if program.startswith(PROGRAMS + "/") else ""
 
     def links(self, name: Optional[str]) -> Links:
         """The symlinks that a release needs outside of /etc/ogen."""

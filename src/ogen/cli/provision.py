@@ -32,10 +32,12 @@ _COLOUR = {"changed": "green", "pending": "yellow", "unchanged": "", "skipped": 
 @options.shape("text", "json")
 @options.parallel
 def command(path: Path, check: bool, tags: str | None, limit: str | None, shape: str, parallel: int) -> Exit:
-    """Make bare hosts ready for apply: packages, user, folders.
+    """Make bare hosts ready for apply: packages, user, folders, Ollama.
 
     Runs playbooks/provision.yaml: the one beside the inventory, else the one that comes with ogen. A host
-    needs only sshd; a python3 that is missing is installed first. A second run changes nothing.
+    needs only sshd; a python3 that is missing is installed first. Where ollama.source says from where, the
+    inventory's version of Ollama is put beside those that are there; apply goes over to it. A second run
+    changes nothing.
 
     \b
     Exit codes: 0 done   2 --check found changes   3 some hosts failed   4 unreachable   5 locked

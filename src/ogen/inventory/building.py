@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..source import Node
@@ -11,6 +12,7 @@ from .cards import Cards
 from .faults import Faults
 from .merging import HostEntry, bare, numbered
 from .model import (
+    Archive,
     Balancer,
     ClientOptions,
     Context,
@@ -132,7 +134,9 @@ class Hosts:
         """`ssh`, `ollama`, `monitoring` or `env`, made once per Node."""
         kept = self._shared.get((key, id(node)))
         if kept is None:
-            made = _SECTIONS[key](**_fields(node)) if key in _SECTIONS else bare(node)
+            made = _SECTIONS[key](**_fields(node, "source")) if key in _SECTIONS else bare(node)
+            if key == "ollama":
+                made = replace(made, source=_archives(node.get("source")))
             kept = self._shared[key, id(node)] = (node, made)
         return kept[1]
 
@@ -172,6 +176,16 @@ class Hosts:
             reason=reason.value if reason else None,
             where=node.where,
         )
+
+
+def _archives(node: Node | None) -> tuple[Archive, ...]:
+    """Those of which nothing was told to be wrong."""
+    good = [item for item in node.value if _whole(item)] if node else []
+    return tuple(Archive(**bare(item), where=item.where) for item in good)
+
+
+def _whole(node: Node) -> bool:
+    return set(node.keys) == set(node.value) and all(_whole(n) for _, n in node.items() if n.is_map)
 
 
 _SECTIONS: dict[str, Any] = {"ssh": Ssh, "ollama": Ollama, "monitoring": Monitoring}

@@ -169,6 +169,12 @@ CHECKS: dict[str, Check] = {
     "keep_alive": Check("a time such as 30m, 0, or -1 for ever", rf"-1|0|{units.DURATION}"),
     "time": Check("a time with a unit such as 5m", units.DURATION),
     "card_index": Check("a card's number: 0, 1, …", r"[0-9]|[1-9][0-9]"),
+    "archive_url": Check(
+        "an address such as https://example.org/ollama-{version}.tar.zst",
+        r"https?://[A-Za-z0-9._~:/?#@!$&()*+,;=%{}\[\]-]+",
+    ),
+    "sha256": Check("the 64 hexadecimal digits that `sha256sum` prints", r"[0-9a-f]{64}"),
+    "digest_of": Check("a version such as 0.32.15", r"\*|[0-9]+\.[0-9]+(?:\.[0-9]+)?(?:-rc[0-9]+)?"),
     "digest": Check("a digest such as sha256:…", r"sha256:[0-9a-f]{64}"),
     "place": Check("host/instance", rf"{NAME}/(?:cpu|gpu[0-9-]+)"),
     "ref": Check(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
-from ..errors import Where
 from ..source import Node
-from . import endpoints, environment
+from . import archives, endpoints, environment
 from .checks import is_file
 from .faults import Faults
 from .merging import HostEntry, numbered
@@ -27,6 +25,7 @@ def check(
     _clients_names(inventory, names)
     for host in inventory.hosts:
         _host(host, names)
+        archives.check(host, inventory.folder, faults)
     endpoints.check(inventory, names)
     for balancer in inventory.balancers:
         _balancer(balancer, names)
@@ -78,20 +77,12 @@ def _sources(model: Model, inventory: Inventory, faults: Faults) -> None:
     subject = f"models.{model.name}"
     for source in model.sources:
         if is_file(source.ref):
-            outside(source.ref, f"{subject}.from", source.where, inventory.folder, faults)
+            archives.outside(source.ref, f"{subject}.from", source.where, inventory.folder, faults)
     if model.adapter is not None:
-        outside(model.adapter, f"{subject}.adapter", model.where, inventory.folder, faults)
+        archives.outside(model.adapter, f"{subject}.adapter", model.where, inventory.folder, faults)
     quants = [s.quant for s in model.sources if s.quant]
     if len(quants) != len(set(quants)):
         faults.add(f"{subject}.from: a quantisation is listed twice", model.where)
-
-
-def outside(path: str, subject: str, where: Where | None, folder: str, faults: Faults) -> None:
-    """Tells a path that leads out of the project's folder, also through links. Reads no file."""
-    top = Path(folder).resolve()
-    if path.startswith("~") or not (top / path).resolve().is_relative_to(top):
-        hint = "ogen reads nothing outside of it; put the file inside"
-        faults.add(f"{subject}: {path!r} is outside of the project's folder", where, hint)
 
 
 def _divided(model: Model, names: Names) -> None:

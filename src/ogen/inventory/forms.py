@@ -87,6 +87,18 @@ def _context(node: Node, subject: str, faults: Faults) -> Node | None:
     return node
 
 
+def _archives(node: Node, subject: str, faults: Faults) -> Node | None:
+    """One archive is a list of one."""
+    return like(node, [node]) if node.is_map else node
+
+
+def _digests(node: Node, subject: str, faults: Faults) -> Node | None:
+    """One digest is that of any version."""
+    if not node.is_scalar:
+        return node
+    return Node({"*": like(node, node.text or node.value)}, node.where, keys={"*": node.where})
+
+
 def _gate(node: Node, subject: str, faults: Faults) -> Node | None:
     """`true` is a gate with the usual queue."""
     if node.value is True:
@@ -249,6 +261,8 @@ FORMS: dict[str, Form] = {
     "many": Form(_many, lambda long: {"anyOf": [long, long["items"]]}),
     "context": Form(_context, _either({"type": "integer", "minimum": 4, "maximum": 16_777_216})),
     "rate": Form(_rate, lambda long: long),
+    "archives": Form(_archives, lambda long: {"anyOf": [long, long["items"]]}),
+    "digests": Form(_digests, _either({"type": "string", "pattern": f"^(?:{CHECKS['sha256'].pattern})$"})),
     "gate": Form(_gate, _either({"const": True})),
     "sources": Form(
         _sources,

@@ -44,11 +44,32 @@ class Ssh:
 
 
 @dataclass(frozen=True, slots=True)
+class Archive:
+    """Where an archive of Ollama comes from: fetched by the host, or a file that is sent to it."""
+
+    url: str | None = None
+    file: str | None = None  # relative to the inventory's folder
+    sha256: Mapping[str, str] = field(default_factory=dict)  # version → digest; "*": of any version
+    where: Where | None = field(default=None, compare=False, repr=False)
+
+    def at(self, version: str) -> str:
+        """The address or path for a version."""
+        return (self.url or self.file or "").replace("{version}", version)
+
+    def digest(self, version: str) -> str | None:
+        return self.sha256.get(version) or self.sha256.get("*")
+
+
+PROGRAMS = "/opt/ogen/ollama"  # a folder for each version that ogen installed
+
+
+@dataclass(frozen=True, slots=True)
 class Ollama:
     """The settings of a host's Ollama servers."""
 
     version: str = "0.32.15"
-    binary: str = "/usr/local/bin/ollama"
+    source: tuple[Archive, ...] = ()  # what `ogen provision` installs; () leaves that to others
+    binary: str | None = None  # None: see `program`
     models_dir: str = "/var/lib/ollama/models"
     user: str = "ollama"
     group: str = "ollama"
@@ -60,6 +81,16 @@ class Ollama:
     first_port: int = 11434  # an instance's port is this plus its lowest GPU index
     librarian_port: int = 11433
     env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Where ogen installs this version."""
+        return f"{PROGRAMS}/{self.version}"
+
+    @property
+    def program(self) -> str:
+        """What units start."""
+        return self.binary or (f"{self.folder}/bin/ollama" if self.source else "/usr/local/bin/ollama")
 
 
 @dataclass(frozen=True, slots=True)

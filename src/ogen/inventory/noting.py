@@ -113,7 +113,8 @@ def _lock(inventory: Inventory) -> Iterator[Note]:
             message, None, f"{left}; put it back with `state: out` to retire it; `ogen lock` forgets it"
         )
     for name, seen in inventory.lock.versions.items():
-        if name in hosts and seen != hosts[name].ollama.version:
+        # where ogen installs it, another version is one that was not applied yet
+        if name in hosts and seen != hosts[name].ollama.version and not hosts[name].ollama.source:
             said = hosts[name].ollama.version
             message = f"hosts.{name}: Ollama {seen} was seen there, the inventory says {said}"
             yield Note(message, hosts[name].where, "correct ollama.version, or run `ogen lock`")

@@ -58,6 +58,26 @@ SSH: Rules = {
 
 KV_CACHE = ["f16", "q8_0", "q4_0"]
 
+ARCHIVE: Rules = {
+    "url": key(
+        "Where hosts fetch it from; {version} in it is the inventory's.",
+        type="string",
+        check_with="archive_url",
+    ),
+    "file": key(
+        "A file inside the project that is sent over SSH instead; {version} as in url.",
+        type="string",
+        check_with="inside",
+    ),
+    "sha256": key(
+        "Its sha256, or a map from versions to theirs; a must with url.",
+        type="dict",
+        form="digests",
+        keysrules={"type": "string", "check_with": "digest_of"},
+        valuesrules={"type": "string", "check_with": "sha256"},
+    ),
+}
+
 OLLAMA: Rules = {
     "version": key(
         "The version on the hosts: decides what may be written into units and Modelfiles.",
@@ -65,7 +85,17 @@ OLLAMA: Rules = {
         form="text",
         check_with="version",
     ),
-    "binary": key("Where the ollama program lies.", type="string", check_with="path"),
+    "source": key(
+        "Where `ogen provision` gets this version from: one archive, or several that are unpacked together. "
+        "Without it the program that is on the hosts is used.",
+        type="list",
+        form="archives",
+        maxlength=8,
+        schema={"type": "dict", "schema": ARCHIVE},
+    ),
+    "binary": key(
+        "Where the ollama program lies, where ogen does not install it.", type="string", check_with="path"
+    ),
     "models_dir": key(
         "Where models are kept: the folder with blobs/ and manifests/.", type="string", check_with="path"
     ),

@@ -33,7 +33,7 @@ _HANDLER_KEYS = ("name", "when", "loop")
 #: what is worth a better hint than the export
 _HINTS = {
     "with_items": "write `loop:`",
-    "register": "no task may depend on another's result: only what `stat` finds is known before the first step",
+    "register": "no task may depend on another's result: what `stat` finds is known before the first",
     "become": "set it for the play",
     "args": "write the parameters below the module's name",
     "action": "write the module's name as the key",

@@ -86,6 +86,8 @@ def variables(inventory: Inventory, host: Host) -> dict[str, Any]:
         "ogen_balancer": bool(balancers),
         "ogen_conf_d": any(b.into == "conf.d" for b in balancers),
         "ogen_gate": any(b.gate for b in balancers),
+        "ogen_ollama_archives": archives.wanted(inventory, host) if host.gpus or host.pins else [],
+        "ogen_ollama_dir": host.ollama.folder,
         "ogen_models_dir": host.ollama.models_dir,
         "ogen_user": host.ollama.user,
         "ogen_group": host.ollama.group,
@@ -236,8 +238,8 @@ class _Provision:
                     "the play needs root", host=host.name, hint="set ssh.become: true, or connect as root"
                 )
             own = [n for n, p in enumerate(self.playbook.plays) if host.name in self._named(p)]
-            known = variables(self.inventory, host)
             try:
+                known = variables(self.inventory, host)
                 made = compile_playbook(self.playbook, facts, known, tags=self.tags, plays=own, look=one.stat)
                 made, self.uploads[host.name] = archives.sent(self.inventory, host, made)
             except (

@@ -35,6 +35,8 @@ def render_draft(draft: Draft) -> Release:
             "user": host.ollama.user,
             "group": host.ollama.group,
         }
+        if host.ollama.source:  # the agent looks that it is there, and keeps it for as long as a release does
+            librarian["program"] = host.ollama.program
     for entry in draft.plan.entries:
         rendered = render_balancer(draft.engine, entry, host.name, draft.reveal)
         draft.files.update({file.path: file for file in rendered.files})

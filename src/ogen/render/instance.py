@@ -27,7 +27,7 @@ def unit_values(
         "name": name,
         "host": host.name,
         "about": _about(instance),
-        "binary": host.ollama.binary,
+        "binary": host.ollama.program,
         "user": host.ollama.user,
         "group": host.ollama.group,
         "groups": ("render", "video") if "amd" in vendors else (),
@@ -39,7 +39,7 @@ def unit_values(
         "models": len(builds),
         "preload": any(p.model.residency == "resident" for p in instance.placements),
         "environment": [f"{k}={v}" for k, v in environment(host, instance, builds, allowed).items()],
-        "protect_home": protect_home(host.ollama.binary),
+        "protect_home": protect_home(host.ollama.program),
         "devices": [device for vendor in vendors for device in _DEVICES[vendor]],
         "allowed": allowed,
     }
@@ -163,10 +163,10 @@ def librarian_values(host: Host) -> Mapping[str, object]:
         values["OLLAMA_VULKAN"] = "0"
     proxies = {name: value for name, value in sorted(ollama.env.items()) if name.lower().endswith("_proxy")}
     return {
-        "binary": ollama.binary,
+        "binary": ollama.program,
         "user": ollama.user,
         "group": ollama.group,
         "models_dir": ollama.models_dir,
         "environment": [f"{name}={value}" for name, value in {**values, **proxies}.items()],
-        "protect_home": protect_home(ollama.binary),
+        "protect_home": protect_home(ollama.program),
     }
