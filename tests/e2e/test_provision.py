@@ -44,6 +44,8 @@ rollout: {{batches: [100%]}}
 """
 OLD, NEW = "0.32.15", "0.33.0"
 NODES = ("bare", "asks")
+#: what the installer of Ollama leaves on a machine
+STOCK = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
 TIMINGS = {"token_ms": 50, "tokens": 20, "load_ms": 500}
 #: everything but what runs, logs and caches: path, type, mode, owner, target, and time of change
 LEFT_OUT = ["proc", "sys", "run", "tmp", "home", "root", "var/log", "var/tmp"]
@@ -64,6 +66,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         made.up("edge", gpus="none")
         for box in ("bare", "asks"):
             made.write(box, "/etc/testbed/ollama.json", json.dumps(TIMINGS))
+        made.write("bare", "/etc/systemd/system/ollama.service", STOCK)
+        made.sh("bare", "systemctl daemon-reload && systemctl enable --now ollama")
         found = Project(made, tmp_path_factory.mktemp("project"), boxes=("bare", "asks", "edge"))
         dist = found.folder / "dist"
         dist.mkdir()
@@ -149,6 +153,7 @@ def test_provision_and_apply_and_requests_are_answered(project: Project) -> None
     assert changed(found["bare"])[0] == changed(found["asks"])[0] == "Install python3, by plain sh"
     assert "Send Ollama and unpack it (ollama-0.32.15.tar.zst)" in changed(found["bare"])
     assert "Fetch Ollama (ollama-0.32.15.tar.zst)" in changed(found["asks"])
+    assert "Hold off the stock Ollama service" in changed(found["bare"])
     project.ogen("apply", "--yes")
     answers = load(url(project), 16)
     assert not answers.failed
@@ -274,16 +279,16 @@ def test_what_was_undone_comes_back(project: Project) -> None:
     ]
 
 
+STOCK_STATE = "systemctl is-enabled ollama; systemctl is-active ollama"
+
+
 def test_the_stock_service_is_held_off(project: Project) -> None:
-    unit = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
-    project.lab.write("bare", "/etc/systemd/system/ollama.service", unit)
-    project.lab.sh("bare", "systemctl daemon-reload && systemctl enable --now ollama")
+    assert show(project.lab, "bare", STOCK_STATE) == ["disabled", "inactive"]
+    project.lab.sh("bare", "systemctl enable --now ollama")  # as its installer does at each run
+    assert show(project.lab, "bare", STOCK_STATE) == ["enabled", "inactive"]
     found = provision(project, "--limit", "bare")["bare"]
     assert changed(found) == ["Hold off the stock Ollama service"]
-    assert show(project.lab, "bare", "systemctl is-enabled ollama; systemctl is-active ollama") == [
-        "disabled",
-        "inactive",
-    ]
+    assert show(project.lab, "bare", STOCK_STATE) == ["disabled", "inactive"]
 
 
 def test_a_failure_names_the_step_and_keeps_the_other_hosts(project: Project) -> None:
@@ -307,3 +312,13 @@ def test_a_wrong_password_is_one_clear_error(project: Project, monkeypatch: pyte
     done = project.ogen("provision", "--limit", "edge", code=3)
     assert "does not take the password" in done.stderr
     assert "not-this-one" not in done.stderr + done.stdout
+
+
+def test_a_retired_host_gets_its_stock_service_back(project: Project) -> None:
+    text = INVENTORY.replace("bare: {{address: {bare},", "bare: {{address: {bare}, state: out,")
+    project.write(text.replace("8192", "4096"), version=OLD)
+    project.ogen("apply", "--yes")
+    done = project.ogen("retire", "bare", "--yes")
+    assert "ollama.service is enabled and running again" in done.stdout
+    assert show(project.lab, "bare", STOCK_STATE) == ["enabled", "active"]
+    assert show(project.lab, "bare", "ls -d /etc/ogen /opt/ogen /etc/systemd/system/ollama.service.d") == []

@@ -207,7 +207,9 @@ def test_provision_of_a_node_with_cards() -> None:
     ]
     (user,) = named(made, "Ollama's user")
     assert user.args["groups"] == ["render", "video"]
-    assert named(made, "stock Ollama")[0].args == {
+    note, held_off = named(made, "stock Ollama")
+    assert (note.args["content"], note.args["force"]) == ("running enabled\n", False)
+    assert held_off.args == {
         "name": "ollama.service",
         "state": "stopped",
         "enabled": False,

@@ -10,7 +10,21 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from . import alarm, closing, gate, keys, leftover, links, owner, parts, recovery, stage, store, transaction
+from . import (
+    alarm,
+    closing,
+    gate,
+    keys,
+    leftover,
+    links,
+    owner,
+    parts,
+    recovery,
+    stage,
+    stock,
+    store,
+    transaction,
+)
 from .disk import above
 from .errors import AgentError, plainly
 from .frames import Message
@@ -175,7 +189,8 @@ def gc(session: Session, message: Message, data: bytes) -> None:
 
 
 def remove(session: Session, message: Message, data: bytes) -> None:
-    """Removes ogen's own folder and its unit for recovery, when nothing of ogen's is in force any more."""
+    """Removes ogen's own folders and its unit for recovery, when nothing of ogen's is in force any more; the
+    stock service becomes what it was."""
     host = session.host
     held = Locks(host)
     held.take({"who": str(message.get("who", "")), "what": "remove"}, patience=10.0)
@@ -184,10 +199,11 @@ def remove(session: Session, message: Message, data: bytes) -> None:
         if manifest["units"] or manifest["files"]:
             raise AgentError("a release is in force here", "`ogen retire` takes it away first")
         owner.disarm(host)
+        said = stock.give_back(host) if host.live else []
         host.disk.remove_tree(store.PROGRAMS)
         host.disk.remove_empty(above(store.PROGRAMS))
         host.disk.remove_tree(store.HOME)
         host.disk.remove_tree("/run/ogen")
     finally:
         held.drop()
-    session.reply()
+    session.reply(stock=said)

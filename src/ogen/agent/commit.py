@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Dict, Iterator, List, Optional
 
-from . import admission, alarm, gate, keys, leases, prove, store, systemd
+from . import admission, alarm, gate, keys, leases, prove, stock, store, systemd
 from .errors import AgentError, disk_failed, plainly
 from .gate import Gate, Lost, Say
 from .journal import Record
@@ -93,7 +93,9 @@ class Transaction:
 
     def hold_off(self) -> None:
         """Services of others that the release replaces, and removed instances in the way."""
-        self.stop([u for u in systemd.held_off(self.wish) if u in self.first["active"]])
+        others = [u for u in systemd.held_off(self.wish) if u in self.first["active"]]
+        stock.note(self.host, others)
+        self.stop(others)
         self.take_down(systemd.in_the_way(self.wish, self.force), must=False)
 
     def take_down(self, units: List[str], must: bool) -> None:

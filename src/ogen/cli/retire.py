@@ -26,8 +26,9 @@ def command(path: Path, name: str, yes: bool, shape: str, parallel: int) -> Exit
     """Take all that is ogen's from a host.
 
     The host must be `state: out`, and the balancers must have been applied since, so that nobody sends
-    to it. Its instances end what they do, then units, links and /etc/ogen go. Models, logs, users and
-    packages stay; so does the stock ollama.service, which is no longer held off.
+    to it. Its instances end what they do, then units, links, /etc/ogen and the versions of Ollama below
+    /opt/ogen go. Models, logs, users and packages stay. The stock ollama.service is enabled and started
+    again if it was so when ogen first held it off.
     """
     from ..push import operate
     from ..push.results import Outcome

@@ -122,9 +122,10 @@ class Contact:
         units: list[str] = self.ask(message)[0]["restarted"]
         return units
 
-    def remove(self) -> None:
-        """Removes /etc/ogen and the unit that recovers, where nothing of ogen's is in force any more."""
-        self.ask({"op": "remove", "who": self.options.who})
+    def remove(self) -> str:
+        """Removes ogen's folders and the unit that recovers, where nothing of ogen's is in force any more;
+        what became of the stock service that was held off."""
+        return "; ".join(self.ask({"op": "remove", "who": self.options.who})[0]["stock"])
 
     def connections(self, ports: Sequence[int]) -> dict[int, list[str]]:
         """Addresses that hold a connection to each of the host's ports."""

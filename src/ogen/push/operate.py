@@ -151,21 +151,22 @@ def restart(
 
 # --------------------------------------------------------------------------------------------- retire
 def retire(host: Host, options: Options, on_event: OnEvent = ignore) -> HostResult:
-    """Takes all that is ogen's from a host: its units in one transaction, then /etc/ogen itself.
+    """Takes all that is ogen's from a host: its units in one transaction, then its folders.
 
-    Instances end what they have begun. Models stay: they are data.
+    Instances end what they have begun. Models stay: they are data. The stock service becomes what it was.
     """
     begun = time.monotonic()
     try:
         with contact(host, options, on_event) as opened:
             seen, done = _emptied(opened, host)
-            opened.remove()
+            said = opened.remove()
     except HostError as error:
         return failure(error, time.monotonic() - begun)
     on_event(Event(host.name, "done", "retired"))
     return HostResult(
         host.name,
         "applied",
+        said,
         before=seen.current,
         seconds=round(time.monotonic() - begun, 2),
         restarted=tuple(done),
