@@ -282,6 +282,22 @@ def test_what_was_undone_comes_back(project: Project) -> None:
 STOCK_STATE = "systemctl is-enabled ollama; systemctl is-active ollama"
 
 
+def test_cards_that_can_t_be_had_are_told_before_anything_changes(project: Project) -> None:
+    project.lab.sh("bare", "rm /dev/nvidia-uvm")
+    before = snapshot(project)
+    three = INVENTORY.replace("RTX 3090, count: 2", "RTX 3090, count: 3").replace("8192", "4096")
+    project.write(three, version=OLD)
+    for args in ((), ("--check",)):
+        said = project.ogen("provision", "--limit", "bare", *args, code=3).stderr
+        assert "card 2 (RTX 3090) is not there: nvidia-smi shows 0 NVIDIA" in said
+        assert "gpus: {2: {state: out, reason: …}}" in said
+        assert "/dev/nvidia-uvm is missing" in said
+    assert snapshot(project) ^ before == set()
+    project.lab.sh("bare", "mknod -m 666 /dev/nvidia-uvm c 511 0")
+    project.write(INVENTORY.replace("8192", "4096"), version=OLD)
+    assert provision(project, "--limit", "bare")["bare"]["status"] == "unchanged"
+
+
 def test_the_stock_service_is_held_off(project: Project) -> None:
     assert show(project.lab, "bare", STOCK_STATE) == ["disabled", "inactive"]
     project.lab.sh("bare", "systemctl enable --now ollama")  # as its installer does at each run

@@ -49,6 +49,7 @@ class Boxes:
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.pythons: list[str] = []
         self.there: set[str] = set()  # paths of the hosts
+        self.driver: dict[str, Any] = {}
         self.sent: list[Mapping[str, str]] = []
         patch.setattr(module, "contact", self.contact)
         patch.setattr(bare, "install_python", lambda host, options: self.pythons.append(host.name))
@@ -68,6 +69,9 @@ class Answering:
 
     def ansible_facts(self) -> tuple[int, Mapping[str, Any]]:
         return self.boxes.uid, FACTS
+
+    def driver(self) -> Mapping[str, Any]:
+        return self.boxes.driver
 
     def stat(self, path: str) -> Mapping[str, Any]:
         return {"exists": path in self.boxes.there}
@@ -180,6 +184,36 @@ def test_a_file_that_can_t_be_sent(boxes: Boxes, tmp_path: Path, src: str, said:
     assert error is not None
     assert error.where is not None
     assert (error.where.line, said in error.message) == (4, True)
+
+
+def test_cards_are_checked_before_anything_changes(boxes: Boxes, tmp_path: Path) -> None:
+    boxes.driver = cards_seen()
+    (done,) = run(tmp_path, [host("a", gpus=(CARD,))])[1]
+    assert (done.status, done.message) == ("changed", "")
+    boxes.driver = cards_seen(persistence_mode="Disabled")
+    (done,) = run(tmp_path, [host("a", gpus=(CARD,))])[1]
+    assert "persistence mode is off" in done.message
+    boxes.asked.clear()
+    boxes.driver = {**cards_seen(), "nodes": ["/dev/nvidiactl"]}
+    for check in (False, True):
+        (done,) = run(tmp_path, [host("a", gpus=(CARD,))], check=check)[1]
+        assert (done.status, boxes.asked) == ("failed", [])
+        assert "/dev/nvidia-uvm is missing" in str(done.error)
+
+
+def cards_seen(count: int = 1, **more: str) -> dict[str, Any]:
+    row = {"uuid": "", "name": "NVIDIA GeForce RTX 3090", "memory.total": "24576"}
+    row |= {"driver_version": "550.54.15", "persistence_mode": "Enabled", **more}
+    return {
+        "code": 0,
+        "said": [],
+        "rows": [{"index": str(n), **row, "uuid": f"GPU-{n}"} for n in range(count)],
+        "nouveau": False,
+        "bus": {"nvidia": count, "amd": 0},
+        "nodes": ["/dev/nvidiactl", "/dev/nvidia-uvm"],
+        "nvidia": count,
+        "render": 0,
+    }
 
 
 def test_root_is_needed(boxes: Boxes, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ OPERATIONS = {
     "steps": "playbook",
     "ansible_facts": "playbook",
     "stat": "playbook",
+    "driver": "look_driver",
 }
 
 

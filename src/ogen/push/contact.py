@@ -100,6 +100,11 @@ class Contact:
         reply = self.ask({"op": "ansible_facts"})[0]
         return reply["uid"], reply["facts"]
 
+    def driver(self) -> Mapping[str, Any]:
+        """Cards, driver and device nodes, for `preflight`."""
+        found: Mapping[str, Any] = self.ask({"op": "driver"})[0]["driver"]
+        return found
+
     def stat(self, path: str) -> Mapping[str, Any]:
         """What is at a path of the host, as Ansible's `stat` tells it."""
         found: Mapping[str, Any] = self.ask({"op": "stat", "path": path})[0]["stat"]

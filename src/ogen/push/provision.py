@@ -12,7 +12,7 @@ from ..inventory import hosts_matching
 from ..inventory.model import Host, Inventory
 from ..playbook import Play, Playbook, Step
 from ..playbook import compile as compile_playbook
-from . import archives, bare
+from . import archives, bare, preflight
 from .become import PythonMissing
 from .contact import Contact, contact
 from .results import Event, OnEvent, Options, ignore
@@ -117,6 +117,7 @@ class _Provision:
     tags: frozenset[str]
     results: dict[str, Provisioned] = field(default_factory=dict)
     compiled: dict[str, tuple[Step, ...]] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
     uploads: dict[str, dict[str, str]] = field(default_factory=dict)  # host → digest → file to send
     probed: dict[str, HostError] = field(default_factory=dict)  # why a host can't be worked on
 
@@ -198,7 +199,7 @@ class _Provision:
         """Fills `steps`; returns what there is to say about them."""
         try:
             self._steps(index, host, steps)
-            return ""
+            return self.remarks[host.name]
         except PythonMissing:
             if host.python != "python3":
                 raise
@@ -210,7 +211,7 @@ class _Provision:
         if self.check:
             return "the other steps are known when python3 is there"
         self._steps(index, host, steps)
-        return ""
+        return self.remarks[host.name]
 
     def _steps(self, index: int, host: Host, steps: list[StepResult]) -> None:
         play = self.playbook.plays[index]
@@ -230,13 +231,15 @@ class _Provision:
             raise RemoteError(f"{bad.name}: {lines[0]}", host=host.name, log=lines[1:][-20:])
 
     def _compiled(self, host: Host, one: Contact, play: Play) -> tuple[Step, ...]:
-        """All plays are compiled at the first contact: a mistake in the last one shows before a change."""
+        """All plays are compiled at the first contact: a mistake in the last one shows before a change, and
+        so does a card that can't be had."""
         if host.name not in self.compiled:
             uid, facts = one.ansible_facts()
             if play.become and uid != 0:
                 raise BecomeError(
                     "the play needs root", host=host.name, hint="set ssh.become: true, or connect as root"
                 )
+            self.remarks[host.name] = preflight.check(host, one.driver()) if host.gpus else ""
             own = [n for n, p in enumerate(self.playbook.plays) if host.name in self._named(p)]
             try:
                 known = variables(self.inventory, host)
