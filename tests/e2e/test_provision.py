@@ -227,6 +227,8 @@ def test_a_version_that_is_not_there_is_refused_before_anything_changes(project:
     refused = project.ogen("apply", "--yes", code=6)
     assert "/opt/ogen/ollama/0.33.0/bin/ollama is not on this host" in refused.stderr
     assert "run `ogen provision` first" in refused.stderr
+    preview = project.ogen("apply", "--dry-run", code=2).stderr
+    assert "bare has no /opt/ogen/ollama/0.33.0/bin/ollama yet: run `ogen provision`" in preview
     assert started(project, NODES) == before
 
 

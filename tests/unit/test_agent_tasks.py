@@ -22,6 +22,7 @@ import pytest
 
 from ogen.agent import tasks, tasks_facts, tasks_packages
 from ogen.agent.disk import group_name, user_name
+from ogen.agent.errors import AgentError
 from ogen.agent.machine import Done, Machine
 from ogen.agent.tasks_host import Host
 from ogen.playbook import FACTS
@@ -696,6 +697,20 @@ def test_unarchive_of_a_file_that_the_controller_sends(
         assert 100.0 in told
         assert not one("unarchive", args, host)["changed"]
         assert len(asked) == 1
+
+
+def test_a_controller_that_is_gone_leaves_nothing_behind(root: Path, box: Box) -> None:
+    (root / "opt").mkdir()
+    host = Fake(False, str(root), box)
+
+    def parts() -> Iterator[bytes]:
+        yield b"begun"
+        raise AgentError("the file did not come whole")
+
+    host.fetch = lambda digest: (10, parts())
+    done = one("unarchive", {"src": sha(b"x"), "dest": "/opt", "creates": "/opt/x"}, host)
+    assert (done["failed"], done["msg"]) == (True, "the file did not come whole")
+    assert names(root / "opt") == []
 
 
 def test_unarchive_says_what_is_wrong(root: Path, box: Box) -> None:

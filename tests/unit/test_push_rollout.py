@@ -297,3 +297,24 @@ def test_a_skipped_balancer_keeps_nobody_from_shrinking(farm: Farm) -> None:
     farm.servers["edge"].close()
     outcome = push.apply(fleet(farm, "two", "gpu0"), options(farm, skip_offline=True))
     assert statuses(outcome) == {"edge": "skipped", "a": "applied", "b": "applied"}
+
+
+def test_a_host_whose_ollama_is_not_there_is_refused_before_any_other_changes(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = push.Contact.compare
+
+    def compare(self: push.Contact, wish: Release, *, text: bool = True) -> push.Comparison:
+        found = asked(self, wish, text=text)
+        return replace(found, absent="/opt/ogen/ollama/1/bin/ollama") if self.host.name == "a" else found
+
+    monkeypatch.setattr(push.Contact, "compare", compare)
+    outcome = push.apply(fleet(farm, "one", "gpu0"), options(farm, max_fail=0))
+    assert statuses(outcome) == {"edge": "not_started", "a": "rolled_back", "b": "not_started"}
+    error = outcome.results[1].error
+    assert error is not None
+    assert (
+        "refused before anything changed: /opt/ogen/ollama/1/bin/ollama is not on this host" in error.message
+    )
+    assert "ogen provision" in str(error.hint)
+    assert outcome.exit_code() == 6

@@ -55,6 +55,7 @@ def compare(disk: Disk, machine: Machine, wish: store.Manifest, want_text: bool)
         "pools": {b["balancer"]: b.get("pools", {}) for b in own["balancers"]},
         "files": Files(disk, held, own, wish).report() + _foreign(disk, own, wish),
         "missing": _missing(held, wish),
+        "absent": store.absent(disk, wish),
     }
     data = _texts(held, report["files"], own) if want_text else b""
     report["why"] = {}

@@ -69,14 +69,14 @@ def collect(host: Host) -> List[str]:
 def collect_versions(host: Host) -> List[str]:
     """Removes versions of Ollama that no release names any more. Only for the end of an apply that is in
     force: before it, what `ogen provision` has put there may be waiting for its release."""
+    place = store.PROGRAMS + "/.gone"  # out of sight first: half of one is never taken for a version
+    host.disk.remove_tree(place)
     there = [name for name in host.disk.names(store.PROGRAMS) if not name.startswith(".")]
     kept = {host.store.version(name) for name in host.store.names()} if there else set()
     if not kept - {""}:
         return []
     gone = [name for name in there if name not in kept]
     for name in gone:
-        place = store.PROGRAMS + "/.gone"  # out of sight first: half of one is never taken for a version
-        host.disk.remove_tree(place)
         host.disk.rename("%s/%s" % (store.PROGRAMS, name), place, sync=False)
         host.disk.remove_tree(place)
     return gone

@@ -68,8 +68,8 @@ class Stage:
 
     def check_program(self) -> None:
         """Where ogen installs Ollama, the version must be there before anything names it."""
-        program = self.manifest["librarian"].get("program")
-        if program and not self.disk.relocated and not os.access(program, os.X_OK):
+        program = store.absent(self.disk, self.manifest)
+        if program:
             hint = "run `ogen provision` first: it puts this version beside the others"
             raise Refused("%s is not on this host" % program, hint)
 

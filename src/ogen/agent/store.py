@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 import zlib
 from typing import Any, Callable, Dict, Iterator, List, Optional
@@ -37,6 +38,12 @@ def identify(manifest: Manifest) -> str:
 
 def tree(name: str) -> str:
     return "%s/%s/tree" % (RELEASES, name)
+
+
+def absent(disk: Disk, manifest: Manifest) -> str:
+    """The Ollama of a release, where `ogen provision` is to put it and has not; else empty."""
+    program = str(manifest.get("librarian", {}).get("program") or "")
+    return "" if not program or disk.relocated or os.access(program, os.X_OK) else program
 
 
 class Store:

@@ -134,6 +134,7 @@ def preview(ready: Fleet, targets: tuple[Target, ...], shape: str) -> Exit:
         raise Problems(errors)
     for error in skipped:
         console.say(f"note: {error.host} is left out: {error.message}")
+    live.tell_absent(found)
     there = [t for t in targets if t.host.name in found]
     shown = live.differences(there, found, ready, context=3)
     diff.show(shown, shape, stat=False)
@@ -164,6 +165,7 @@ def _asked(ready: Fleet, targets: tuple[Target, ...]) -> bool:
     shown = live.differences(there, found, ready, context=3)
     if not shown.changed:
         return True
+    live.tell_absent(found)
     console.tell(text.stat(shown).rstrip("\n"))
     for error in errors:
         console.say(f"{error.host}: {error.message}")

@@ -31,8 +31,18 @@ def compare(path: Path, limit: str | None, context: int, parallel: int) -> Diff:
     for name, comparison in found.items():
         if comparison.locked:
             console.say(f"note: {name} is held by another rollout: {comparison.locked}")
+    tell_absent(found)
     diff = differences(targets, found, ready, context, foreign=True)
     return replace(diff, unseen=unseen(ready.inventory) if limit is None else ())
+
+
+def tell_absent(found: Mapping[str, Comparison]) -> None:
+    """What must be done before an apply can be."""
+    for name, comparison in found.items():
+        if comparison.absent:
+            console.say(
+                f"note: {name} has no {comparison.absent} yet: run `ogen provision` before `ogen apply`"
+            )
 
 
 def seen(ready: Fleet, targets: Iterable[Target]) -> dict[str, Comparison]:

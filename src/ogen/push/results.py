@@ -168,6 +168,7 @@ class Comparison:
     instances: tuple[str, ...] = ()  # of the release in force
     locked: str | None = None  # the holder's note
     skipped: tuple[str, ...] = ()
+    absent: str = ""  # the version of Ollama that `ogen provision` has not put there yet
     serving: Mapping[str, Serving] = field(default_factory=dict)  # instance of the release in force
     pools: Mapping[str, Mapping[str, tuple[str, ...]]] = field(
         default_factory=dict
@@ -213,6 +214,7 @@ def comparison(host: str, report: Mapping[str, Any], texts: bytes) -> Comparison
         files=tuple(_seen(one, source) for one in report["files"]),
         missing=frozenset(report["missing"]),
         locked=report["locked"],
+        absent=report.get("absent", ""),
         serving={i: _serving(one) for i, one in report["serving"].items()},
         pools={b: {p: tuple(m) for p, m in pools.items()} for b, pools in report["pools"].items()},
         why=dict(report["why"]),

@@ -76,6 +76,12 @@ def done(result: HostResult) -> Event:
     return Event(result.host, "done", f"{word}: {result.message}" if result.message else word)
 
 
+def unprepared(host: str, program: str) -> RolledBack:
+    """For a host whose release names an Ollama that is not there."""
+    hint = "run `ogen provision` first: it puts this version beside the others"
+    return RolledBack(f"refused before anything changed: {program} is not on this host", host=host, hint=hint)
+
+
 def failure(error: HostError, seconds: float = 0.0, seen: Comparison | None = None) -> HostResult:
     kind = next((k for k in type(error).__mro__ if k in _STATUS), None)
     status: Status = _STATUS[kind] if kind else "failed"
@@ -209,6 +215,8 @@ class Rollout:
             if found.locked:
                 error = LockedError(f"another rollout holds this host: {found.locked}", host=name)
                 self.results[name] = failure(error, seen=found)
+            elif found.absent and not found.unchanged:
+                self.fail(unprepared(name, found.absent))
             elif found.unchanged:
                 self.on_event(Event(name, "done", "unchanged"))
                 self.results[name] = HostResult(
