@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import threading
@@ -86,7 +88,7 @@ def archive(folder: Path, version: str) -> str:
     (tree / "lib/ollama/cuda_v13").mkdir(parents=True)
     shutil.copy(TESTBED.with_name("ollama"), tree / "bin/ollama")
     (tree / "bin/VERSION").write_text(version)
-    (tree / "lib/ollama/libggml.so.1").write_bytes(bytes(6_000_000))
+    (tree / "lib/ollama/libggml.so.1").write_bytes(os.urandom(12_000_000))
     (tree / "lib/ollama/libggml.so").symlink_to("libggml.so.1")
     made = folder / f"ollama-{version}.tar.zst"
     pack = f"tar --owner 1000 --group 1000 -C '{tree}' -cf - . | zstd -q -1 -o '{made}'"
@@ -113,6 +115,7 @@ def snapshot(project: Project) -> set[str]:
 def provision(project: Project, *args: str, code: int = 0) -> dict[str, Any]:
     done = project.ogen("provision", "--format", "json", *args, code=code)
     assert "Traceback" not in done.stderr
+    project.values["told"] = done.stderr
     return {host["host"]: host for host in json.loads(done.stdout)["hosts"]}
 
 
@@ -154,6 +157,9 @@ def test_provision_and_apply_and_requests_are_answered(project: Project) -> None
     assert "Send Ollama and unpack it (ollama-0.32.15.tar.zst)" in changed(found["bare"])
     assert "Fetch Ollama (ollama-0.32.15.tar.zst)" in changed(found["asks"])
     assert "Hold off the stock Ollama service" in changed(found["bare"])
+    for box, step in (("bare", "Send Ollama and unpack it"), ("asks", "Fetch Ollama")):
+        told = re.findall(rf"{box}: step: {step} .* ([0-9]+) %", str(project.values["told"]))
+        assert len({int(part) // 25 for part in told}) > 2, told
     project.ogen("apply", "--yes")
     answers = load(url(project), 16)
     assert not answers.failed

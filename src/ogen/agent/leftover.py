@@ -73,8 +73,6 @@ def collect_versions(host: Host) -> List[str]:
     host.disk.remove_tree(place)
     there = [name for name in host.disk.names(store.PROGRAMS) if not name.startswith(".")]
     kept = {host.store.version(name) for name in host.store.names()} if there else set()
-    if not kept - {""}:
-        return []
     gone = [name for name in there if name not in kept]
     for name in gone:
         host.disk.rename("%s/%s" % (store.PROGRAMS, name), place, sync=False)

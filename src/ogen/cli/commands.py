@@ -44,7 +44,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "schema": Entry("Print the inventory's JSON Schema, for editors."),
     },
     "Run": {
-        "provision": Entry("Make bare hosts ready for apply: packages, user, folders."),
+        "provision": Entry("Make bare hosts ready for apply: packages, user, folders, Ollama."),
         "diff": Entry("Show what an apply would change."),
         "adopt": Entry("Take edits that were made on a host into the inventory."),
         "apply": Entry("Make the hosts what the inventory says."),
