@@ -321,7 +321,12 @@ def test_what_a_hosts_ollama_is_made_from(tmp_path: Path) -> None:
     url = "https://example.org/0.33.0/a.tgz?x=0.33.0"
     assert known["ogen_ollama_archives"] == [
         {"name": "a.tgz", "sha256": "b" * 64, "url": url, "file": ""},
-        {"name": "ollama-0.33.0.tgz", "sha256": digest, "url": "", "file": "ollama-0.33.0.tgz"},
+        {
+            "name": "ollama-0.33.0.tgz",
+            "sha256": digest,
+            "url": "",
+            "file": str(tmp_path / "ollama-0.33.0.tgz"),
+        },
     ]
     edge = host("edge", ollama=Ollama("0.33.0", source))
     assert variables(inventory(edge), edge)["ogen_ollama_archives"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ..errors import Where
@@ -31,6 +32,9 @@ def _archive(archive: Archive, version: str, folder: str, faults: Faults) -> Non
         faults.add(
             message, archive.where, f"write sha256: {{{version}: …}}; `sha256sum` tells it of the file"
         )
+    if re.search(r"[{}]", archive.at(version)):
+        message = f"{subject}: only {{version}} may stand between braces: {archive.at(version)}"
+        faults.add(message, archive.where, "hosts of another kind have a `source` of their own")
     if archive.file is not None:
         outside(archive.at(version), f"{subject}.file", archive.where, folder, faults)
 

@@ -21,7 +21,7 @@ def wanted(inventory: Inventory, host: Host) -> list[dict[str, str]]:
         if digest is None:
             digest = digest_of(Path(inventory.folder, path), archive.where)
         name = path.split("?")[0].rstrip("/").rpartition("/")[2]
-        url, file = (path, "") if archive.url else ("", path)
+        url, file = (path, "") if archive.url else ("", str(Path(inventory.folder, path).absolute()))
         found.append({"name": name, "sha256": digest, "url": url, "file": file})
     return found
 
