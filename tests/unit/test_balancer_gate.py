@@ -55,7 +55,7 @@ class Gated:
     folder: Path
 
     def ask(
-        self, number: int = 0, path: str = "/api/chat", timeout: float = 30
+        self, number: int = 0, path: str = "/api/chat", timeout: float = 15
     ) -> tuple[int, Any, dict[str, str]]:
         link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
@@ -333,6 +333,21 @@ def test_who_waits_at_a_lease_is_not_sent_to_the_instance_that_is_leased(nginx: 
         until(lambda: len(log.read_text().splitlines()) >= 12)
         clients = [json.loads(line)["client"] for line in log.read_text().splitlines()]
         assert clients == ["127.0.0.1"] * 12, "each request is in the log once"
+
+
+def test_who_waits_at_two_reloads_is_not_forgotten_by_the_worker_between(nginx: str, tmp_path: Path) -> None:
+    """That worker has nothing else to do: it must not sleep before it has woken those that wait."""
+    with backends(Slow("one", hang=1.5)) as (one,), gated(tmp_path, nginx, [one.port]) as api:
+        threads = api.many(3)
+        until(lambda: one.inside == 1)
+        until(lambda: api.queues()["pool_chat"]["waiting"] == 2)
+        for workers in (2, 3):
+            os.kill(api.master, signal.SIGHUP)
+            until(lambda count=workers: len(api.workers()) == count)  # type: ignore[misc]
+            time.sleep(0.2)  # nginx tells the older ones after a tenth of a second
+        join(threads)
+        assert api.statuses == [200] * 3
+        assert one.most == 1
 
 
 def test_who_comes_late_to_an_old_worker_is_sent_on(nginx: str, tmp_path: Path) -> None:

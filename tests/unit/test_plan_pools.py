@@ -165,7 +165,7 @@ def test_a_balancers_host_gets_its_entry():
 # -------------------------------------------------------------------------------------------- remarks
 def test_ip_hash_is_advised_against_with_the_measured_figure():
     found = messages(fleet([host("a", *TWO), EDGE], [model("chat")], [balancer(strategy="ip_hash")]))
-    assert any("/24" in message and "100 %" in message for message in found)
+    assert any("/24" in message and "one of 8 got all requests of 40 clients" in message for message in found)
 
 
 def test_round_robin_over_unequal_cards_is_advised_against():
