@@ -41,23 +41,27 @@ class Strategy:
 # ------------------------------------------------------------------------------ what ogen renders
 def _rendered(balancer: Balancer, slots: int) -> Callable[[Path, int, Sequence[int]], Path]:
     def write(folder: Path, listen: int, ports: Sequence[int]) -> Path:
-        plan = _plan(replace(balancer, listen=listen, address="127.0.0.1"), ports, slots)
-        (release,) = render(plan, host="edge")
-        for file in release.files:
-            _, found, name = file.path.partition(f"/balancers/{balancer.name}/")
-            if found:
-                text = file.content.decode().replace("/var/log/ogen/", f"{folder}/")
-                (folder / name).write_text(re.sub(r"/run/ogen-balancer-[a-z]+/", f"{folder}/", text))
-        return folder / "nginx.conf"
+        return written(replace(balancer, listen=listen, address="127.0.0.1"), ports, slots, folder)
 
     return write
+
+
+def written(balancer: Balancer, ports: Sequence[int], slots: int, folder: Path) -> Path:
+    """The rendered balancer with its run and log folders moved into `folder`; its nginx.conf."""
+    (release,) = render(_plan(balancer, ports, slots), host="edge")
+    for file in release.files:
+        _, found, name = file.path.partition(f"/balancers/{balancer.name}/")
+        if found:
+            text = file.content.decode().replace("/var/log/ogen/", f"{folder}/")
+            (folder / name).write_text(re.sub(r"/run/ogen-balancer-[a-z]+/", f"{folder}/", text))
+    return folder / "nginx.conf"
 
 
 def _plan(balancer: Balancer, ports: Sequence[int], slots: int) -> Plan:
     """One pool over the instances, as the planner would make it."""
     members = [Member("gpu", f"gpu{n}", "127.0.0.1", port, slots) for n, port in enumerate(ports)]
     pool = Pool("chat", ("chat:latest",), 8192, tuple(members))
-    entry = Entry(balancer, ("edge",), (pool,), gates=("bench@edge",) if balancer.gate else ())
+    entry = Entry(balancer, ("edge",), (pool,), gates=(f"{balancer.name}@edge",) if balancer.gate else ())
     edge = Host("edge", "127.0.0.1")
     inventory = Inventory((edge,), (), (balancer,), {}, Rollout(), "/nonexistent", "inventory.yaml")
     return Plan(inventory, (HostPlan(edge, (), (entry,)),), (entry,))

@@ -14,9 +14,6 @@ import argparse
 import http.client
 import importlib.util
 import json
-import os
-import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,13 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from _balancers import NGINX, free_port, written
 from _faulty import Farm, Mode
 
-from ogen.inventory.model import Balancer, Gate, Host, Inventory, Rollout
-from ogen.plan.model import Entry, HostPlan, Member, Plan, Pool
-from ogen.render import render
+from ogen.inventory.model import Balancer, Gate
 
-NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 SLOTS, CLIENTS, READ_TIMEOUT = 2, 6, 2.0
 TIERS = ("plain", "njs", "gate")
 
@@ -60,22 +55,6 @@ def _balancer(tier: str, listen: int, **values: Any) -> Balancer:
     gate = Gate() if tier == "gate" else None
     routing: Any = "single" if tier == "plain" else "by_model"
     return Balancer("api", "edge", listen=listen, address="127.0.0.1", routing=routing, gate=gate, **values)
-
-
-def _write(balancer: Balancer, farm: Farm, folder: Path) -> Path:
-    """The rendered configuration over the farm's instances, with its run and log folders moved."""
-    members = [Member("gpu", f"gpu{n}", "127.0.0.1", one.port, SLOTS) for n, one in enumerate(farm.instances)]
-    pool = Pool("chat", ("chat:latest",), 8192, tuple(members))
-    entry = Entry(balancer, ("edge",), (pool,), gates=("api@edge",) if balancer.gate else ())
-    host = Host("edge", "192.0.2.10")
-    inventory = Inventory((host,), (), (balancer,), {}, Rollout(), "/", "inventory.yaml")
-    (release,) = render(Plan(inventory, (HostPlan(host, (), (entry,)),), (entry,)), host="edge")
-    for file in release.files:
-        _, found, name = file.path.partition("/balancers/api/")
-        if found:
-            text = file.content.decode().replace("/var/log/ogen/", f"{folder}/")
-            (folder / name).write_text(re.sub(r"/run/ogen-balancer-[a-z]+/", f"{folder}/", text))
-    return folder / "nginx.conf"
 
 
 @dataclass
@@ -118,11 +97,10 @@ def _until(true: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def _running(tier: str, farm: Farm, **values: Any) -> Iterator[Edge]:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="ogen-") as name:  # short: nginx's sockets lie in it
-        config = _write(_balancer(tier, port, **values), farm, Path(name))
+        ports = [one.port for one in farm.instances]
+        config = written(_balancer(tier, port, **values), ports, SLOTS, Path(name))
         with (Path(name) / "stderr").open("wb") as log:
             command = [str(NGINX), "-e", "stderr", "-c", str(config), "-g", "daemon off;"]
             process = subprocess.Popen(command, stdout=log, stderr=log)

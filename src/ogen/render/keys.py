@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable
 
 from ..errors import OgenError, RenderError
+from ..inventory.checks import CHECKS
 from ..inventory.model import Secret
 from ..source import parse
 
 Reveal = Callable[[Secret], str]
-
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 
 
 def key_lines(secret: Secret, reveal: Reveal | None, admins: Iterable[str] = ()) -> list[dict[str, str]]:
@@ -36,7 +33,7 @@ def key_lines(secret: Secret, reveal: Reveal | None, admins: Iterable[str] = ())
             f"keys of at least 16 characters without spaces are wanted: {', '.join(short)}",
             where=secret.where,
         )
-    odd = sorted(name for name in pairs if not _NAME.fullmatch(name))
+    odd = sorted(name for name in pairs if not CHECKS["key_name"].passes(name))
     if odd:
         hint = "letters, digits and . _ @ -, at most 63"
         raise RenderError(f"not the name of a key: {odd[0]!r}", where=secret.where, hint=hint)

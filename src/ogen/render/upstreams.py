@@ -38,7 +38,6 @@ def upstream(pool: Pool, host: str, prefix: str, gated: bool) -> dict[str, Any]:
         "zone": zone,
         "slots": sum(member.slots for member in pool.members),
         "servers": servers,
-        "context": pool.context,
     }
 
 
