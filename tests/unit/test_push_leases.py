@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import pytest
 from hypothesis import given
@@ -60,6 +60,9 @@ class Edge:
         if self.broken:
             raise ConnectError("no route", host=self.host.name)
         self.told.append(("lease", tuple(servers.values())))
+
+    def renew(self, wanted: Callable[[], Mapping[str, str]]) -> None:
+        self.lease(wanted())
 
     def listed(self) -> list[Lease]:
         return self.listing
@@ -272,3 +275,46 @@ def test_leases_are_renewed_while_they_are_held(made: Leases, monkeypatch: pytes
     made.close()
     assert not made.renewer.is_alive()
     assert all(isinstance(edge, Edge) and edge.closed for edge in made.edges)
+
+
+class Slow:
+    """A connection to a balancer host where the end of a lease takes a while: nginx has to take it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, tuple[str, ...]]] = []
+        self.renewals = 0
+
+    def lease(self, servers: Mapping[str, str], seconds: float) -> None:
+        self.renewals += 1
+        self.told.append(("lease", tuple(sorted(servers.values()))))
+
+    def unlease(self, names: Collection[str], wait: float) -> list[str]:
+        time.sleep(0.2)
+        assert isinstance(names, Mapping)
+        self.told.append(("unlease", tuple(sorted(names.values()))))
+        return []
+
+    def leases(self) -> dict[str, list[str]]:
+        return {"leases": [], "failing": []}
+
+
+def test_no_renewal_brings_an_ended_lease_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leasing, "RENEWED", 0.02)
+    four = frozenset((host, gpu) for host in ("one", "two") for gpu in ("gpu0", "gpu1"))
+    edge = Host(name="edge", address="192.0.2.1", ollama=Ollama())
+    addresses = {"one": "192.0.2.11", "two": "192.0.2.12"}
+    slow = Slow()
+    with Leases(Pools((edge,), {"api/chat": four}, addresses, {}), Options(), lambda: four) as found:
+        found.edges[0].contact = slow  # type: ignore[assignment]
+        with found.held_for("one"):
+            ask(found, "one", BOTH[:1])
+            while slow.renewals < 3:
+                time.sleep(0.01)
+            ask(found, "one", BOTH[1:])
+        ended = len(slow.told)
+        time.sleep(0.1)
+    for server in ("192.0.2.11:11434", "192.0.2.11:11435"):
+        words = [word for word, servers in slow.told if server in servers]
+        assert words[-1] == "unlease"
+        assert "lease" not in words[words.index("unlease") :]
+    assert len(slow.told) == ended, "nothing is left to be renewed"

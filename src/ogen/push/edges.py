@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -60,8 +60,14 @@ class Edge:
         self.contact: Contact | None = None
 
     def lease(self, servers: Mapping[str, str], seconds: float = LEASE) -> None:
-        """Takes or renews leases: id → server."""
+        """Takes leases: id → server."""
+        self.renew(lambda: servers, seconds)
+
+    def renew(self, wanted: Callable[[], Mapping[str, str]], seconds: float = LEASE) -> None:
+        """Takes or renews what `wanted` says once nothing else is told to this host: a lease that was ended
+        while this waited for its turn is not to come back."""
         with self.lock:
+            servers = wanted()
             if servers:
                 self._open().lease(servers, seconds)
 

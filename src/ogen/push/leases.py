@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, RolledBack
@@ -125,6 +126,7 @@ class Leases:
     on_event: OnEvent = ignore
     outage: bool = False  # whether a pool may be left without an instance
     held: dict[Member, int] = field(default_factory=dict)  # member → port
+    ending: set[Member] = field(default_factory=set)  # those of them that are renewed no more
     lost: dict[Member, str] = field(default_factory=dict)  # proven, but balancers do not get it back
     failing: dict[Member, str] = field(default_factory=dict)  # away by the balancers' own probes
     working: set[str] = field(default_factory=set)  # hosts whose transaction is under way
@@ -185,10 +187,7 @@ class Leases:
         try:
             self._take(chosen, ports)
         except HostError as error:
-            with self.changed:
-                for member in chosen:
-                    self.held.pop(member, None)
-                self.changed.notify_all()
+            self.end(chosen, beat, wait=0.0)  # where it was taken
             return {"op": "grant", "refused": str(error), "hint": error.hint}
         return {"op": "grant", "instances": [name for _, name in chosen], "seconds": GRANTED}
 
@@ -299,8 +298,11 @@ class Leases:
         if not ports:
             return
         beat()
+        with self.changed:
+            self.ending |= set(ports)  # before the edges' locks are asked for: see `_renewed`
         down = self._each(lambda edge: edge.unlease(self._servers(edge, ports), wait))
         with self.changed:
+            self.ending -= set(ports)
             for member, port in ports.items():
                 self.held.pop(member, None)
                 away = [
@@ -330,13 +332,18 @@ class Leases:
 
     def _renew(self) -> None:
         while not self.ended.wait(RENEWED):
-            with self.changed:
-                ports = dict(self.held)
             for edge in self.edges:
                 try:
-                    edge.lease(self._servers(edge, ports))
+                    edge.renew(partial(self._renewed, edge))
                 except HostError as error:  # what is under way is told by the next grant
                     self.on_event(Event(edge.host.name, "drain", str(error)))
+
+    def _renewed(self, edge: Edge) -> dict[str, str]:
+        """What is to be renewed; asked under the edge's lock, which the end of a lease takes after this knows
+        of it."""
+        with self.changed:
+            ports = {m: port for m, port in self.held.items() if m not in self.ending}
+        return self._servers(edge, ports)
 
 
 @dataclass(frozen=True)
