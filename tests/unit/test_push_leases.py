@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from ogen.errors import ConnectError, HostError, RolledBack
 from ogen.inventory.model import Host, Ollama
 from ogen.push import leases as leasing
-from ogen.push.edges import Failing
-from ogen.push.leases import Lease, Leases, Member, Pools, admissible
+from ogen.push.edges import Failing, Lease, Member
+from ogen.push.leases import Leases
+from ogen.push.pools import Pools, admissible
 from ogen.push.results import Options
 
 MEMBERS = [(f"gpu{h}", f"gpu{i}") for h in range(3) for i in range(2)]

@@ -14,7 +14,8 @@ from ..inventory.model import Host
 from . import closing
 from .access import Keyring
 from .contact import Contact, contact
-from .leases import Leases, Pools, pools_of
+from .leases import Leases
+from .pools import Pools, pools_of
 from .results import (
     WELL,
     Comparison,

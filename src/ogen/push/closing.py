@@ -14,7 +14,7 @@ from ..errors import ConnectError, HostError
 from ..inventory.model import Host
 from .contact import Contact, contact
 from .force import source
-from .leases import Pools
+from .pools import Pools
 from .results import WELL, HostResult
 
 Leaving = Mapping[

@@ -11,7 +11,8 @@ from ..inventory.model import Host
 from ..release.model import Release
 from .contact import Contact, contact
 from .edges import BY_HAND, Edge, Member, lease_id
-from .leases import Leases, Pools, admissible
+from .leases import Leases
+from .pools import Pools, admissible
 from .results import Comparison, Event, HostResult, OnEvent, Options, ignore
 from .rollout import each, failure
 

@@ -29,7 +29,8 @@ from . import closing
 from .batches import cut, share
 from .contact import Contact, contact
 from .force import in_force, sheds, stages, swaps
-from .leases import Leases, Pools
+from .leases import Leases
+from .pools import Pools
 from .results import (
     CONSEQUENCE,
     WELL,
