@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from registry import Blob, serving
 
 STANDIN = Path(__file__).parents[1] / "testbed" / "ollama"
 UUIDS = ("GPU-aaaa0000-1111", "GPU-bbbb0000-2222")
@@ -774,3 +775,36 @@ def test_timings_by_port(make: Callable[..., Box]) -> None:
     began = time.monotonic()
     assert box.post("/api/generate", model="llama3:8b", prompt="hi")["eval_count"] == 9
     assert 0.2 <= time.monotonic() - began < 0.6
+
+
+# ---- the registry's protocol
+def test_a_pull_from_a_registry_goes_on_where_it_broke_off(make: Callable[..., Box]) -> None:
+    with serving() as registry:
+        large = registry.add("llama3:8b", 5_000_000)
+        box = make(FAKE_OLLAMA_REGISTRY=registry.url).start()
+        registry.cut[large] = [2_000_000, 1_000_000]
+        status, text, _ = box.ask("POST", "/api/pull", {"model": "llama3:8b", "stream": False})
+        assert status == 500
+        assert "max retries exceeded: unexpected EOF" in text
+        assert registry.of_blobs() == 3_000_000
+        box.post("/api/pull", model="llama3:8b")
+        assert registry.sent[f"/v2/library/llama3/blobs/{large}"] == 5_000_000
+        assert not list((box.models / "blobs").glob("*-partial*"))
+        assert box.get("/api/tags")["models"][0]["name"] == "llama3:8b"
+        assert box.post("/api/generate", model="llama3:8b", prompt="hello")["done"]
+        asked = len(registry.asked)
+        box.post("/api/pull", model="llama3:8b")
+        assert registry.asked[asked:] == ["GET /v2/library/llama3/manifests/8b"]
+
+
+def test_a_registrys_wrong_blob_is_not_taken(make: Callable[..., Box]) -> None:
+    with serving() as registry:
+        large = registry.add("llama3:8b", 5000)
+        registry.blobs[large] = Blob(b"something else", 5000)
+        box = make().start()
+        name = f"{registry.url}/library/llama3:8b"
+        status, text, _ = box.ask("POST", "/api/pull", {"model": name, "stream": False})
+        assert (status, "digest mismatch" in text) == (500, True)
+        assert not (box.models / "blobs" / large.replace(":", "-")).exists()
+        gone = f"{registry.url}/library/llama3:70b"
+        assert "does not exist" in box.ask("POST", "/api/pull", {"model": gone, "stream": False})[1]
