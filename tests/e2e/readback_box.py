@@ -75,7 +75,7 @@ for entry in manifest["files"]:
     if entry["link"] and not file_is(os.path.realpath(entry["path"]), entry):
         wrong.append("link " + entry["path"])
 served = [u for u in manifest["units"] if u["enable"] and u["kind"] in ("instance", "balancer", "service")]
-TX = ["ogen-tx.service", "ogen-librarian-stage.service", "ogen-librarian-guard.service"]
+TX = ["ogen-tx.service", "ogen-librarian-stage.service", "ogen-librarian-stage-guard.service"]
 units = shown([u["name"] for u in served] + TX)
 for unit in served:
     state, shows = units[unit["name"]]["ActiveState"], told(units[unit["name"]]["MainPID"])

@@ -163,9 +163,12 @@ def check_units(release: Release, root: Path) -> None:
     lay(release, root)
     units = [p for p in paths_of(release) if p.startswith("/etc/systemd/system/") and p.count("/") == 4]
     for path in paths_of(release):
-        if path.endswith("/ogen-librarian.service"):  # run as a transient unit, so not among the others
+        if path.endswith(
+            ("/ogen-librarian.service", "/ogen-mirror.service")
+        ):  # transient: not among the others
+            (root / "etc/systemd/system").mkdir(parents=True, exist_ok=True)
             shutil.copy(root / path.lstrip("/"), root / "etc/systemd/system")
-            units.append("/etc/systemd/system/ogen-librarian.service")
+            units.append(f"/etc/systemd/system/{Path(path).name}")
     if not units:
         return
     code, output = run("systemd-analyze", "verify", "--man=no", f"--root={root}", *units)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ogen.agent import librarian
+from ogen.agent import librarian, modelstore, pulling, transient
 from ogen.agent.errors import AgentError
 from ogen.agent.machine import Done
 
@@ -25,7 +25,7 @@ PULL = [
 
 def read(lines: list[Any]) -> list[tuple[str, float | None]]:
     told: list[tuple[str, float | None]] = []
-    stream = librarian.Stream(lambda text, percent: told.append((text, percent)), "pull x")
+    stream = pulling.Stream(lambda text, percent: told.append((text, percent)), "pull x")
     stream.read(line if isinstance(line, str) else json.dumps(line) for line in lines)
     return told
 
@@ -67,11 +67,11 @@ def test_an_unknown_model_has_advice() -> None:
     ],
 )
 def test_names_on_disk(name: str, path: str) -> None:
-    assert librarian.manifest_path(name) == path
+    assert modelstore.manifest_path(name) == path
 
 
 def store(folder: Path, name: str, size: int = 3) -> None:
-    manifest = folder / "manifests" / librarian.manifest_path(name)
+    manifest = folder / "manifests" / modelstore.manifest_path(name)
     manifest.parent.mkdir(parents=True)
     layer = {"digest": "sha256:aa", "size": size}
     manifest.write_text(json.dumps({"layers": [layer], "config": {"digest": "sha256:bb", "size": 0}}))
@@ -82,12 +82,12 @@ def store(folder: Path, name: str, size: int = 3) -> None:
 
 def test_a_model_counts_only_with_its_blobs(tmp_path: Path) -> None:
     store(tmp_path / "whole", "ogen/chat:1")
-    assert librarian.in_store(str(tmp_path / "whole"), "ogen/chat:1")
-    assert not librarian.in_store(str(tmp_path / "whole"), "ogen/chat:2")
+    assert modelstore.in_store(str(tmp_path / "whole"), "ogen/chat:1")
+    assert not modelstore.in_store(str(tmp_path / "whole"), "ogen/chat:2")
     store(tmp_path / "short", "ogen/chat:1", size=4)
-    assert not librarian.in_store(str(tmp_path / "short"), "ogen/chat:1")
+    assert not modelstore.in_store(str(tmp_path / "short"), "ogen/chat:1")
     (tmp_path / "whole/blobs/sha256-bb").unlink()
-    assert not librarian.in_store(str(tmp_path / "whole"), "ogen/chat:1")
+    assert not modelstore.in_store(str(tmp_path / "whole"), "ogen/chat:1")
 
 
 def test_missing_models(tmp_path: Path) -> None:
@@ -114,18 +114,18 @@ WantedBy=x
 
 
 def test_the_transient_unit_has_the_service_lines() -> None:
-    command = librarian.transient(UNIT)
+    command = transient.command("ogen-librarian-stage", UNIT)
     assert command[-3:] == ["--", "/usr/local/bin/ollama", "serve"]
     given = [command[i + 1] for i, word in enumerate(command) if word == "-p"]
     assert given[:2] == ["Type=exec", "User=ollama"]
     assert given[2].split() == ['Environment="A=b', 'c"', "D=e"]
-    guard = "ogen-librarian-guard.service"  # it ends with the agent that started it
+    guard = "ogen-librarian-stage-guard.service"  # it ends with the agent that started it
     assert given[3:] == [f"BindsTo={guard}", f"After={guard}"]
 
 
 def test_a_unit_without_a_program_is_an_error() -> None:
     with pytest.raises(AgentError, match="ExecStart"):
-        librarian.transient("[Service]\nUser=x\n")
+        transient.command("x", "[Service]\nUser=x\n")
 
 
 def test_a_view_in_a_folder_is_a_description() -> None:
@@ -136,9 +136,9 @@ def test_a_view_in_a_folder_is_a_description() -> None:
 
 def test_what_the_store_holds_is_told_with_ollamas_digest_and_its_size(tmp_path: Path) -> None:
     store(tmp_path, "ogen/chat:1")
-    file = tmp_path / "manifests" / librarian.manifest_path("ogen/chat:1")
+    file = tmp_path / "manifests" / modelstore.manifest_path("ogen/chat:1")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    found = librarian.stored(str(tmp_path), ["ogen/chat:1", "mistral", "./x.gguf"])
+    found = modelstore.stored(str(tmp_path), ["ogen/chat:1", "mistral", "./x.gguf"])
     assert found == {"ogen/chat:1": {"digest": digest, "size": 3}}
 
 
@@ -148,12 +148,12 @@ def test_a_missing_ollama_has_advice() -> None:
             return Done(1, "Failed to find executable /usr/local/bin/ollama: No such file or directory\n")
 
     with pytest.raises(AgentError) as caught:
-        librarian.start(Bare(), "[Service]\nExecStart=/usr/local/bin/ollama serve\n")  # type: ignore[arg-type]
+        transient.start(Bare(), "x", "the librarian", "[Service]\nExecStart=/usr/local/bin/ollama serve\n")  # type: ignore[arg-type]
     assert "install Ollama" in str(caught.value.hint)
 
 
 def test_a_host_that_was_not_provisioned_is_told_so() -> None:
     text = "[Service]\nUser=nobody-of-that-name\nExecStart=/usr/local/bin/ollama serve\n"
     with pytest.raises(AgentError, match="there is no user 'nobody-of-that-name'") as raised:
-        librarian.start(object(), text)  # type: ignore[arg-type]
+        transient.start(object(), "x", "the librarian", text)  # type: ignore[arg-type]
     assert raised.value.hint == "run `ogen provision` first"

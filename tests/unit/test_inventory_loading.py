@@ -108,8 +108,8 @@ def test_contexts(written_as: str, means: tuple[int, int], tmp_path: Path) -> No
 
 def test_sources_in_order(tmp_path: Path) -> None:
     assert [s.ref for s in model(tmp_path, "from: [b:q8_0, a:q4_0]").sources] == ["b:q8_0", "a:q4_0"]
-    assert [s.ref for s in model(tmp_path, "from: mirror:5000/library/llama3:8b").sources] == [
-        "mirror:5000/library/llama3:8b"
+    assert [s.ref for s in model(tmp_path, "from: hf.co/library/llama3:8b").sources] == [
+        "hf.co/library/llama3:8b"
     ]
 
 

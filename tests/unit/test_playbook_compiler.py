@@ -26,6 +26,7 @@ NODE = {
     "ogen_balancer": False,
     "ogen_conf_d": False,
     "ogen_gate": False,
+    "ogen_mirror": False,
     "ogen_user": "ollama",
     "ogen_group": "ollama",
     "ogen_models_dir": "/srv/models",
@@ -248,9 +249,16 @@ def test_provision_fetches_ollama_or_sends_it() -> None:
 def test_provision_of_an_edge() -> None:
     made = provision(ogen_node=False, ogen_gpu=False, ogen_balancer=True)
     assert not named(made, "Ollama")
-    (nginx,) = named(made, "nginx for the balancers")
+    (nginx,) = named(made, "nginx for balancers")
     assert nginx.notify == ("Hold off the package's own nginx",)
     assert {step.module for step in made} == {"apt", "file", "systemd_service"}
+
+
+def test_provision_of_a_mirror_without_cards() -> None:
+    made = provision(ogen_gpu=False, ogen_mirror=True)
+    assert named(made, "nginx for balancers and the mirror")
+    assert named(made, "store of models")
+    assert not named(made, "routing by model")
 
 
 def test_provision_of_a_gate() -> None:

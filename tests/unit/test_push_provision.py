@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ogen.errors import BecomeError, ConnectError, HostError, LockedError, PlaybookError
-from ogen.inventory.model import Archive, Balancer, Gpu, Host, Inventory, Ollama, Pin, Rollout, Ssh
+from ogen.inventory.model import Archive, Balancer, Gpu, Host, Inventory, Mirror, Ollama, Pin, Rollout, Ssh
 from ogen.playbook import load
 from ogen.push import bare, refusals
 from ogen.push import provision as module
@@ -350,6 +351,9 @@ def test_variables() -> None:
     assert roles == [[True, True, False], [True, False, False], [False, False, True]]
     assert variables(known, gpu)["ogen_models_dir"] == "/var/lib/ollama/models"
     assert not variables(known, edge)["ogen_conf_d"]
+    mirrored = replace(known, mirror=Mirror("edge"))
+    assert [variables(mirrored, h)["ogen_mirror"] for h in known.hosts] == [False, False, True]
+    assert variables(mirrored, edge)["ogen_node"], "it pulls models"
     inside = inventory(gpu, edge, balancers=(Balancer("api", "edge", into="conf.d"),))
     assert [variables(inside, h)["ogen_conf_d"] for h in inside.hosts] == [False, True]
 

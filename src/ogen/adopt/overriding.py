@@ -14,6 +14,8 @@ _BY_ENDING = (
     ("/ogen-preload@.service", ("preload.service.j2", "sandbox-small.j2")),
     ("/ogen-preload@.timer", ("preload.timer",)),
     ("/librarian/ogen-librarian.service", ("librarian.service.j2",)),
+    ("/mirror/ogen-mirror.service", ("mirror.service.j2", "sandbox-small.j2")),
+    ("/mirror/nginx.conf", ("mirror.nginx.conf.j2",)),
     ("/ollama.service.d/ogen.conf", ("stock-ollama.conf",)),
     ("/logrotate.d/ogen", ("logrotate.j2",)),
     ("/ogen.target", ("ogen.target.j2",)),

@@ -18,11 +18,12 @@ from . import (
     leftover,
     links,
     owner,
-    parts,
+    pruning,
     recovery,
     stage,
     stock,
     store,
+    supply,
     transaction,
 )
 from .disk import above
@@ -47,7 +48,8 @@ def apply(session: Session, message: Message, data: bytes) -> None:
         there = host.store.whole(store.identify(manifest))
         if there is not None:
             return there, False, []
-        work = stage.Stage(host.disk, host.machine, manifest, contents, lambda one: parts.fetch(session, one))
+        bringing = supply.Supply(session, supply.Plan.of(message), host.machine)
+        work = stage.Stage(host.disk, host.machine, manifest, contents, bringing)
         name, skipped = work.run(session.wire.tell)
         return name, True, skipped
 
@@ -138,7 +140,8 @@ def _stage_and_commit(session: Session, request: Request, prepare: Prepare, held
         lambda line: gate.pass_on(host.disk, host.machine, session.wire, line),
     )
     closing.announce(session)
-    session.wire.send({"reply": "result", **result, "skipped": skipped})
+    unused = pruning.listed(host) if request.applies else {}
+    session.wire.send({"reply": "result", **result, "skipped": skipped, "unused": unused})
 
 
 def _aborted(host: Host, first: Dict[str, Any], error: Exception) -> AgentError:

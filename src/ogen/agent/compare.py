@@ -232,7 +232,8 @@ def _running(disk: Disk, machine: Machine, wish: store.Manifest, own: store.Mani
     if disk.relocated:
         report["admission"] = admission.behind(disk, admission.leaving(disk))
         report["reload"], report["why"] = sorted(report["admission"]), dict(report["admission"])
-        return {**report, "stop": [], "skipped": ["systemd", "models", "nginx -t"]}
+        nothing: Report = {"stop": [], "room": {}, "short": ""}
+        return {**report, **nothing, "skipped": ["systemd", "models", "nginx -t"]}
     asked = sorted({*drift.names_of(wish), *drift.names_of(own)})
     seen = systemd.states(machine, asked)
     held = store.Store(disk)
@@ -251,6 +252,8 @@ def _running(disk: Disk, machine: Machine, wish: store.Manifest, own: store.Mani
         if decisions.get(proof["unit"], "keep") == "keep" and served.get(proof["unit"]) != proof["hash"]
     ]
     report["models"] = [m["name"] for m in librarian.missing(wish)]
+    report["room"] = librarian.room(wish)
+    report["short"] = librarian.short(report["room"])
     report["admission"] = _admission(disk, own, wish, seen)
     units = {unit["name"] for unit in wish["units"]} - {*report["restart"], *report["reload"]}
     report["reload"] += sorted(units & set(report["admission"]))

@@ -56,14 +56,19 @@ def collect(host: Host) -> List[str]:
     """Removes releases that nobody needs, and agents of other versions of ogen. Kept are the release in
     force, the one before, those whose keys are in force, what runs, and what an unfinished transaction is
     about."""
-    keep = {host.store.current, host.store.previous, *keys.releases(host.disk), *_under_way(host)}
-    names = [name for name in host.store.names() if name not in keep]
-    running = "".join(_mounts(host.machine)) if names and host.live else ""
-    gone = [name for name in names if "/releases/%s/" % name not in running]
+    gone = needless(host)
     for name in gone:
         discard(host, name)
     _collect_agents(host)
     return gone
+
+
+def needless(host: Host) -> List[str]:
+    """Releases that nobody needs."""
+    keep = {host.store.current, host.store.previous, *keys.releases(host.disk), *_under_way(host)}
+    names = [name for name in host.store.names() if name not in keep]
+    running = "".join(_mounts(host.machine)) if names and host.live else ""
+    return [name for name in names if "/releases/%s/" % name not in running]
 
 
 def collect_versions(host: Host) -> List[str]:

@@ -6,161 +6,173 @@ from the [Service] lines of the release's unit file, since the release is not in
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Set
 
-from . import disk, store
 from . import machine as tools
-from .errors import AgentError
+from . import store, transient
+from .errors import AgentError, Refused
 from .machine import Machine
+from .modelstore import Shelf, has, in_store
+from .pulling import Stream, Tell, pull
+from .supply import Supply
 
 UNIT = "ogen-librarian-stage"
-GUARD = "ogen-librarian-guard"  # lives as long as the agent, and takes the librarian with it
-DEFAULT_HOST = "registry.ollama.ai"
 MARGIN = 1 << 30  # bytes that stay free on the models' disk
+GIB = float(1 << 30)
 
-Tell = Callable[[str, Optional[float]], None]
-#: a file of the control machine by its digest: its size, and its content in parts
-Fetch = Callable[[str], Tuple[int, Iterator[bytes]]]
-
-
-def manifest_path(reference: str) -> str:
-    """The path of a model's manifest below `manifests/`, by Ollama's rules for names."""
-    name = reference.split("://", 1)[-1]
-    parts = name.split("/")
-    last, _, tag = parts[-1].partition(":")
-    parts = [*parts[:-1], last]
-    if len(parts) < 3:
-        parts = [DEFAULT_HOST, *(["library"] if len(parts) == 1 else []), *parts]
-    return "/".join([*parts, tag or "latest"])
-
-
-def in_store(models_dir: str, reference: str) -> Optional[str]:
-    """The manifest's path if the model is there with all of its blobs."""
-    path = "%s/manifests/%s" % (models_dir, manifest_path(reference))
-    try:
-        with open(path, "rb") as file:
-            manifest = json.load(file)
-        layers = [*manifest.get("layers", ()), manifest.get("config") or {}]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None
-    blobs = [(d["digest"].replace(":", "-"), d.get("size")) for d in layers if d.get("digest")]
-    return path if all(_blob(models_dir, name, size) for name, size in blobs) else None
-
-
-def stored(models_dir: str, references: Iterable[str]) -> Dict[str, Dict[str, Any]]:
-    """Digest (Ollama's: sha256 of the manifest file) and bytes of those models that are in the store."""
-    found = {}
-    for reference in references:
-        path = in_store(models_dir, reference)
-        if path is None:
-            continue
-        with open(path, "rb") as file:
-            text = file.read()
-        manifest = json.loads(text.decode())
-        layers = [*manifest.get("layers", ()), manifest.get("config") or {}]
-        size = sum(int(layer.get("size") or 0) for layer in layers)
-        found[reference] = {"digest": digest(text), "size": size}
-    return found
-
-
-def _blob(models_dir: str, name: str, size: Optional[int]) -> bool:
-    try:
-        found = os.stat("%s/blobs/%s" % (models_dir, name))
-    except OSError:
-        return False
-    return size is None or found.st_size == size
+#: told of sources that ogen itself brought into the store, and of blobs of pulls that failed
+Note = Callable[[Iterable[str], Iterable[str]], None]
 
 
 def missing(manifest: store.Manifest) -> List[Dict[str, Any]]:
     """The models of a release that are not in the librarian's store yet."""
     if not manifest["models"]:
         return []
-    where = _models_dir(manifest)
+    where = models_dir(manifest)
     return [m for m in manifest["models"] if in_store(where, m["name"]) is None]
 
 
-def _models_dir(manifest: store.Manifest) -> str:
+def models_dir(manifest: store.Manifest) -> str:
     return str(manifest["librarian"]["models_dir"])
 
 
-# ------------------------------------------------------------------------------- the stream
-class Stream:
-    """Reads the answer of /api/pull or /api/create line by line.
-
-    Errors come in the middle of a stream that began with HTTP 200, so only "success" is success.
-    """
-
-    def __init__(self, tell: Tell, what: str) -> None:
-        self.tell = tell
-        self.what = what
-        self.done = False
-        self._sizes: Dict[str, Tuple[int, int]] = {}  # digest → completed, total
-
-    def take(self, line: str) -> None:
-        """Raises AgentError for an error line."""
-        if not line:
-            return
-        try:
-            news = json.loads(line)
-        except ValueError:
-            raise AgentError("%s: not JSON: %.200s" % (self.what, line)) from None
-        if not isinstance(news, dict):
-            raise AgentError("%s: not an object: %.200s" % (self.what, line))
-        if news.get("error"):
-            raise AgentError("%s: %s" % (self.what, news["error"]), _advice(str(news["error"])))
-        status = str(news.get("status", ""))
-        self.done = self.done or status == "success"
-        self.tell("%s: %s" % (self.what, status), self._percent(news))
-
-    def _percent(self, news: Dict[str, Any]) -> Optional[float]:
-        digest, total = news.get("digest"), news.get("total")
-        if not isinstance(digest, str) or not isinstance(total, int) or total <= 0:
-            return None
-        self._sizes[digest] = (int(news.get("completed") or 0), total)
-        got = sum(one for one, _ in self._sizes.values())
-        return round(100.0 * got / sum(one for _, one in self._sizes.values()), 1)
-
-    def read(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.take(line)
-        if not self.done:
-            raise AgentError("%s: the answer ended without success" % self.what)
+def shelf(manifest: store.Manifest) -> Shelf:
+    librarian = manifest["librarian"]
+    return Shelf(models_dir(manifest), str(librarian["user"]), str(librarian["group"]))
 
 
-def _advice(text: str) -> Optional[str]:
-    low = text.lower()
-    if "not exist" in low or "not found" in low:
-        return "check the model's name in the inventory"
-    if "no such host" in low or "dial tcp" in low or "network" in low or "timeout" in low:
-        return "the host must reach the model registry, or have the model in its models_dir"
-    return None
+def is_file(source: str) -> bool:
+    """Whether a source is a file of the control machine, named by its digest."""
+    return source.startswith("sha256:")
+
+
+def lacking(where: str, wanted: List[Dict[str, Any]]) -> Dict[str, int]:
+    """Sources of models that are not in the store, with the bytes that they are known to have."""
+    found: Dict[str, int] = {}
+    for model in wanted:
+        source = str(model["source"])
+        there = has(where, source.replace(":", "-")) if is_file(source) else in_store(where, source)
+        if not there:
+            found[source] = max(found.get(source, 0), int(model.get("size") or 0))
+    return found
+
+
+# ------------------------------------------------------------------------------------- room
+def room(manifest: store.Manifest) -> Dict[str, Any]:
+    """What the models of a release will take on the disk, and what is free; empty where none is to come."""
+    wanted = missing(manifest)
+    if not wanted:
+        return {}
+    where = models_dir(manifest)
+    coming = lacking(where, wanted)
+    return {
+        "folder": where,
+        "need": sum(coming.values()),
+        "free": tools.free_bytes(where),
+        "sources": sorted(coming),
+    }
+
+
+def short(seen: Dict[str, Any]) -> str:
+    """Why it is not enough; empty where it is. Some room stays free for everything else."""
+    if not seen or not seen["need"] or seen["need"] + MARGIN <= seen["free"]:
+        return ""
+    figures = (seen["need"] / GIB, seen["folder"], seen["free"] / GIB, MARGIN / GIB)
+    return "its models need %.1f GiB in %s, %.1f GiB are free, and %.0f GiB must stay so" % figures
+
+
+NO_ROOM = "free space there (`ogen apply --prune-models` removes models that no release uses), "
+NO_ROOM += "or set ollama.models_dir to a larger disk"
+
+
+def _check_room(manifest: store.Manifest) -> int:
+    seen = room(manifest)
+    why = short(seen)
+    if why:
+        raise Refused(why, NO_ROOM)
+    return int(seen.get("need", 0))
 
 
 # ---------------------------------------------------------------------------- the work at stage
 def provide(
-    machine: Machine, manifest: store.Manifest, unit_text: str, fetch: Fetch, tell: Tell
+    machine: Machine, manifest: store.Manifest, unit_text: str, supply: Supply, tell: Tell, note: Note
 ) -> List[str]:
     """Makes all models of the release; returns the names of those that it created."""
     wanted = missing(manifest)
     if not wanted:
         return []
-    where = _models_dir(manifest)
-    _check_space(where, wanted)
-    port = int(manifest["librarian"]["port"])
-    start(machine, unit_text)
-    try:
-        _await(machine, port)
+    where, shelved = models_dir(manifest), shelf(manifest)
+    need = _check_room(manifest)
+    if lacking(where, wanted):
+        supply.turn(need)
+    for digest in sorted({digest for model in wanted for digest in digests(model)}):
+        if not has(where, digest.replace(":", "-")):
+            supply.file(digest, shelved, tell)
+    work = Librarian(machine, manifest, unit_text, tell, note)
+    for source in (s for s in lacking(where, wanted) if not is_file(s)):
+        if supply.bring(source, shelved, tell):
+            note([source], set())
+    with work:
         for number, model in enumerate(wanted, 1):
-            named = _prefixed(tell, "model %d of %d, " % (number, len(wanted)))
-            for digest in digests(model):
-                _send(machine, port, where, digest, fetch, named)
-            _make(machine, port, where, model, named)
-    finally:
-        machine.run(["systemctl", "stop", UNIT + ".service", GUARD + ".service"])
+            work.tell = _prefixed(tell, "model %d of %d, " % (number, len(wanted)))
+            work.make(model)
     return [m["name"] for m in wanted]
+
+
+class Librarian:
+    """The server while it runs."""
+
+    def __init__(
+        self, machine: Machine, manifest: store.Manifest, unit_text: str, tell: Tell, note: Note
+    ) -> None:
+        self.machine = machine
+        self.where = models_dir(manifest)
+        self.port = int(manifest["librarian"]["port"])
+        self.unit_text = unit_text
+        self.tell = tell
+        self.note = note
+
+    def __enter__(self) -> "Librarian":
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        transient.start(self.machine, UNIT, "the librarian", self.unit_text)
+        _await(self.machine, self.port)
+
+    def stop(self) -> None:
+        transient.stop(self.machine, UNIT)
+
+    def revive(self) -> None:
+        if self.machine.ask(self.port, "GET", "/api/version", timeout=2.0).status != 200:
+            self.start()
+
+    def get(self, source: str) -> None:
+        """A model from its registry."""
+        seen: Set[str] = set()
+        try:
+            pull(self.machine, self.port, source, self.tell, self.revive, seen)
+        except AgentError:
+            self.note([], seen)
+            raise
+        self.note([source], set())
+
+    def make(self, model: Dict[str, Any]) -> None:
+        source = str(model["source"])
+        if not is_file(source) and in_store(self.where, source) is None:
+            self.get(source)
+        request = {**model["request"], "model": model["name"], "stream": True}
+        created = Stream(self.tell, "create %s" % model["name"])
+        created.read(self.machine.stream(self.port, "/api/create", request))
+        if in_store(self.where, model["name"]) is None:
+            raise AgentError("%s was created, but is not in %s" % (model["name"], self.where))
 
 
 def _prefixed(tell: Tell, prefix: str) -> Tell:
@@ -173,104 +185,13 @@ def digests(model: Dict[str, Any]) -> List[str]:
     return [part for part in parts if str(part).startswith("sha256:")]
 
 
-def _send(machine: Machine, port: int, where: str, digest: str, fetch: Fetch, tell: Tell) -> None:
-    if _blob(where, digest.replace(":", "-"), None):
-        return
-    size, parts = fetch(digest)
-
-    def counted() -> Iterator[bytes]:
-        sent = 0
-        for part in parts:
-            yield part
-            sent += len(part)
-            tell("file %s" % digest[7:19], round(100.0 * sent / size, 1) if size else None)
-
-    answer = machine.upload(port, "/api/blobs/" + digest, size, counted(), timeout=600.0)
-    if answer.status not in (200, 201):
-        raise AgentError("the librarian does not take file %s: %s" % (digest[:19], answer.text[:200]))
-
-
-def _make(machine: Machine, port: int, where: str, model: Dict[str, Any], tell: Tell) -> None:
-    source = str(model["source"])
-    if not source.startswith("sha256:") and in_store(where, source) is None:
-        stream = Stream(tell, "pull %s" % source)
-        stream.read(machine.stream(port, "/api/pull", {"model": source, "stream": True}))
-    request = {**model["request"], "model": model["name"], "stream": True}
-    Stream(tell, "create %s" % model["name"]).read(machine.stream(port, "/api/create", request))
-    if in_store(where, model["name"]) is None:
-        raise AgentError("%s was created, but is not in %s" % (model["name"], where))
-
-
-def _check_space(where: str, wanted: List[Dict[str, Any]]) -> None:
-    by_source = {m["source"]: int(m.get("size") or 0) for m in wanted if in_store(where, m["source"]) is None}
-    need, free = sum(by_source.values()), tools.free_bytes(where)
-    if need and need + MARGIN > free:
-        raise AgentError(
-            "the models need %.1f GiB in %s, %.1f GiB are free" % (need / 2**30, where, free / 2**30),
-            "remove models that nobody uses, or set ollama.models_dir to a larger disk",
-        )
-
-
 def _await(machine: Machine, port: int, seconds: float = 30.0) -> None:
     end = machine.now() + seconds
     while machine.ask(port, "GET", "/api/version", timeout=2.0).status != 200:
         if machine.now() > end:
-            raise AgentError("the librarian does not answer on port %d" % port, log=_log(machine))
+            said = transient.log(machine, UNIT)
+            raise AgentError("the librarian does not answer on port %d" % port, log=said)
         machine.wait(0.1)
-
-
-def start(machine: Machine, unit_text: str) -> None:
-    for line in unit_text.splitlines():
-        if line.startswith("User="):  # systemd would say nothing but that it fails
-            disk.uid(line.partition("=")[2])
-    units = [UNIT + ".service", GUARD + ".service"]
-    machine.run(["systemctl", "stop", *units])
-    machine.run(["systemctl", "reset-failed", *units])
-    guard = ["tail", "-s", "1", "--pid=%d" % os.getpid(), "-f", "/dev/null"]
-    machine.run(["systemd-run", "--quiet", "--collect", "--unit=" + GUARD, "--", *guard])
-    done = machine.run(transient(unit_text))
-    if done.code:
-        hint = None
-        if "Failed to find executable" in done.text:
-            hint = "install Ollama there, say where it is (ollama: {binary: /path/of/ollama}), or where "
-            hint += "`ogen provision` gets it from (ollama: {source: …})"
-        raise AgentError(
-            "the librarian does not start: %s" % (done.text.strip() or "see its log"), hint, _log(machine)
-        )
-
-
-def _log(machine: Machine) -> List[str]:
-    return machine.run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", "20", "-u", UNIT]).lines
-
-
-def transient(unit_text: str) -> List[str]:
-    """The systemd-run command that starts the [Service] of a unit file; pure."""
-    command = ["systemd-run", "--quiet", "--collect", "--unit=" + UNIT]
-    program: List[str] = []
-    for key, value in service_lines(unit_text):
-        if key == "ExecStart":
-            import shlex
-
-            program = shlex.split(value)
-        elif key not in ("Restart", "RestartSec"):
-            command += ["-p", "%s=%s" % (key, value)]
-    if not program:
-        raise AgentError("the librarian's unit has no ExecStart")
-    bound = ["-p", "BindsTo=%s.service" % GUARD, "-p", "After=%s.service" % GUARD]
-    return [*command, *bound, "--", *program]
-
-
-def service_lines(text: str) -> List[Tuple[str, str]]:
-    """Keys and values of a unit's [Service] section; continued lines are joined."""
-    section, found = "", []
-    for line in text.replace("\\\n", " ").splitlines():
-        line = line.strip()
-        if line.startswith("["):
-            section = line
-        elif section == "[Service]" and "=" in line and not line.startswith(("#", ";")):
-            key, _, value = line.partition("=")
-            found.append((key.strip(), value.strip()))
-    return found
 
 
 # ------------------------------------------------------------------------------------- views
@@ -279,12 +200,8 @@ def view(manifest: store.Manifest, one: Dict[str, Any], relocated: bool) -> byte
     if relocated:
         build: Dict[str, Any] = next((m for m in manifest["models"] if m["name"] == one["model"]), {})
         return store.canonical({"model": one["model"], "build": build}) + b"\n"
-    path = in_store(_models_dir(manifest), one["model"])
+    path = in_store(models_dir(manifest), one["model"])
     if path is None:
-        raise AgentError("model %s is not in %s" % (one["model"], _models_dir(manifest)))
+        raise AgentError("model %s is not in %s" % (one["model"], models_dir(manifest)))
     with open(path, "rb") as file:
         return file.read()
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -5,7 +5,7 @@ connections.
 from __future__ import annotations
 
 from . import compare as comparing
-from . import librarian, transaction
+from . import modelstore, transaction
 from .frames import Message
 from .session import Session
 
@@ -34,7 +34,7 @@ def releases(session: Session, message: Message, data: bytes) -> None:
 
 def stored(session: Session, message: Message, data: bytes) -> None:
     """Digest and size of each source that the host's store of models holds."""
-    session.reply(models=librarian.stored(message["models_dir"], message["sources"]))
+    session.reply(models=modelstore.stored(message["models_dir"], message["sources"]))
 
 
 def connections(session: Session, message: Message, data: bytes) -> None:

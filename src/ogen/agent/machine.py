@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENV = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
@@ -109,25 +109,6 @@ class Machine:
                 yield line.decode("utf-8", "replace").strip()
         except (OSError, http.client.HTTPException) as error:
             yield json.dumps({"error": "no answer from port %d: %s" % (port, error)})
-        finally:
-            link.close()
-
-    def upload(self, port: int, path: str, size: int, parts: Iterable[bytes], timeout: float) -> "Answer":
-        """A POST whose body comes in parts; `size` is that of all of them."""
-        import http.client
-
-        link = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-        try:
-            headers = {
-                **_headers(port),
-                "Content-Type": "application/octet-stream",
-                "Content-Length": str(size),
-            }
-            link.request("POST", path, parts, headers)
-            response = link.getresponse()
-            return Answer(response.status, response.read().decode("utf-8", "replace"))
-        except (OSError, http.client.HTTPException) as error:
-            return Answer(0, str(error) or type(error).__name__)
         finally:
             link.close()
 

@@ -12,9 +12,14 @@ from .wire import Silence
 SILENCE = 60.0  # seconds
 
 
-def fetch(session: Session, digest: str) -> Tuple[int, Iterator[bytes]]:
-    """The file's size, and its content in parts; the last frame says that it is the last one."""
-    session.wire.send({"reply": "want", "digest": digest})
+def size(session: Session, digest: str) -> int:
+    session.wire.send({"reply": "want", "digest": digest, "at": None})
+    return int(_part(session)[0]["size"])
+
+
+def fetch(session: Session, digest: str, at: int = 0) -> Tuple[int, Iterator[bytes]]:
+    """The file's size, and its content from `at` on in parts; the last frame says that it is the last one."""
+    session.wire.send({"reply": "want", "digest": digest, "at": at})
     first, data = _part(session)
 
     def parts() -> Iterator[bytes]:

@@ -40,6 +40,10 @@ OPERATIONS = {
     "ansible_facts": "playbook",
     "stat": "playbook",
     "driver": "look_driver",
+    "prune": "pruning",
+    "unused": "pruning",
+    "mirror": "mirroring",
+    "unmirror": "mirroring",
 }
 
 
@@ -50,6 +54,7 @@ class Session:
         self.host = host
         self.wire = wire
         self.bundle = bundle
+        self.mirror: Optional[Lock] = None  # while this host gives models to others (mirroring.py)
         self.leaving: Optional[Lock] = None  # while this rollout is to close what it left open (admission.py)
 
     def reply(self, **values: Any) -> None:

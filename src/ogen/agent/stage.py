@@ -9,8 +9,10 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 from . import librarian, store, validate
 from .disk import Disk, above
 from .errors import AgentError, Changed, Refused
+from .ledger import Ledger
 from .machine import Machine
 from .store import Store
+from .supply import Supply
 
 Tell = Callable[[str, str, Optional[float]], None]
 Contents = Dict[str, bytes]  # sha256 → content
@@ -28,14 +30,14 @@ class Stage:
         tools: Machine,
         manifest: store.Manifest,
         contents: Contents,
-        fetch: librarian.Fetch,
+        supply: Supply,
     ) -> None:
         self.disk = disk
         self.machine = tools
         self.store = Store(disk)
         self.manifest = manifest
         self.contents = contents
-        self.fetch = fetch
+        self.supply = supply
         self.release = store.identify(manifest)
         self.folder = store.RELEASES + "/.new"
         self.folders: Set[str] = set()  # to be synced
@@ -133,8 +135,9 @@ class Stage:
                 self.machine,
                 self.manifest,
                 self._librarian_unit(),
-                self.fetch,
+                self.supply,
                 lambda text, part: tell("models", text, part),
+                Ledger(self.disk, librarian.models_dir(self.manifest)).note,
             )
         self._views()
         return skipped
@@ -154,7 +157,7 @@ class Stage:
             stored = one["path"][len(store.CURRENT) + 1 :]
             data = librarian.view(self.manifest, one, self.disk.relocated)
             self._file(stored, data, {"mode": 0o644, "owner": "root", "group": "root"})
-            made[stored] = librarian.digest(data)
+            made[stored] = hashlib.sha256(data).hexdigest()
         self._create(self.folder + "/views.json", store.canonical(made), 0o600)
 
     def name(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import List
 
-from . import keys, librarian, store
+from . import keys, store, transient
 from .disk import Disk
 from .errors import Refused
 from .machine import Machine
@@ -124,7 +124,7 @@ def _unit_text(disk: Disk, manifest: store.Manifest, tree: str, name: str) -> st
 def _program(unit: str, config: str) -> List[str]:
     """The unit's own command line, so that what is tested is what will run; on the release's text,
     of which the unit reads a copy."""
-    commands = [value for key, value in librarian.service_lines(unit) if key == "ExecStart"]
+    commands = [value for key, value in transient.service_lines(unit) if key == "ExecStart"]
     import shlex
 
     words = shlex.split(commands[-1]) if commands else ["nginx"]
@@ -139,7 +139,7 @@ def unit_folders(unit: str) -> List[str]:
     places = dict(_FOLDERS)
     return [
         "%s/%s" % (places[key], name)
-        for key, value in librarian.service_lines(unit)
+        for key, value in transient.service_lines(unit)
         if key in places
         for name in value.split()
     ]

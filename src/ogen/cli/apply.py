@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console, last, options
-from .exits import Exit
+from . import console, last, options, prune
+from .exits import Exit, worst
 from .shares import batches, share
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 )
 @click.option("--skip-offline", is_flag=True, help="Leave out hosts that don't answer, instead of failing.")
 @click.option(
+    "--prune-models", is_flag=True, help="Remove models that no release on the host needs any more."
+)
+@click.option(
     "--events", metavar="FILE", help="Append what happens as JSON lines to FILE; - is stdout, alone there."
 )
 @options.shape("text", "json")
@@ -57,6 +60,7 @@ def command(
     batch: tuple[int | str, ...] | None,
     max_fail: int | str | None,
     skip_offline: bool,
+    prune_models: bool,
     events: str | None,
     shape: str,
     parallel: int,
@@ -89,10 +93,12 @@ def command(
     planned, targets = fleet.wish(ready, limit, names)
     project.tell(planned.remarks)
     if dry_run:
+        if prune_models:
+            prune.preview(ready, [t.host for t in targets if t.host.root is None])
         return preview(ready, targets, shape)
     if shape == "text" and not yes and not _asked(ready, targets):
         return Exit.CHANGES
-    return roll_out(ready, planned, targets, shape, Stream(events))
+    return roll_out(ready, planned, targets, shape, Stream(events), prune_models=prune_models)
 
 
 def _rules(batch: tuple[int | str, ...] | None, max_fail: int | str | None) -> dict[str, Any]:
@@ -176,8 +182,17 @@ def _asked(ready: Fleet, targets: tuple[Target, ...]) -> bool:
 
 
 # ----------------------------------------------------------------------------------------- the rollout
-def roll_out(ready: Fleet, planned: Plan, targets: tuple[Target, ...], shape: str, stream: Stream) -> Exit:
+def roll_out(
+    ready: Fleet,
+    planned: Plan,
+    targets: tuple[Target, ...],
+    shape: str,
+    stream: Stream,
+    *,
+    prune_models: bool = False,
+) -> Exit:
     from .. import push
+    from ..push.mirror import origins_of
     from .progress import progress
     from .watching import watched
 
@@ -189,11 +204,15 @@ def roll_out(ready: Fleet, planned: Plan, targets: tuple[Target, ...], shape: st
             watch(event)
             stream(event)
 
-        rollout = push.Rollout(targets, ready.options, tell, push.pools_of(planned))
+        rollout = push.Rollout(
+            targets, ready.options, tell, push.pools_of(planned), origins=origins_of(planned)
+        )
         whole = watched(rollout.run, ready.options)
     done = rollout.outcome()
     last.remember(ready.inventory, {r.host: r.status for r in done.results})
-    code = _ended(done, shape, stream, interrupted=ready.options.stop.is_set())
+    interrupted = ready.options.stop.is_set()
+    pruned = prune.prune(ready, done, [t.host for t in targets]) if prune_models and not interrupted else {}
+    code = _ended(done, shape, stream, pruned, interrupted=interrupted)
     if not whole:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -201,17 +220,23 @@ def roll_out(ready: Fleet, planned: Plan, targets: tuple[Target, ...], shape: st
     return code
 
 
-def _ended(done: Outcome, shape: str, stream: Stream, *, interrupted: bool) -> Exit:
+def _ended(done: Outcome, shape: str, stream: Stream, pruned: prune.Found, *, interrupted: bool) -> Exit:
     """Tells how it ended, once, in the shape asked for."""
     from ..push import WELL
     from . import outcome
 
-    code = Exit.INTERRUPTED if interrupted else outcome.exit_of(done)
+    code = Exit.INTERRUPTED if interrupted else worst([outcome.exit_of(done), prune.exit_of(pruned)])
+    document = {**outcome.as_json(done), "pruned": prune.as_json(pruned)}
     if stream.on_stdout:
         outcome.tell(done)
+    elif shape == "json":
+        console.document(document)
     else:
         outcome.show(done, shape)
-    stream.end(code, outcome.as_json(done))
+    stream.end(code, document)
+    prune.tell(pruned)
+    if not pruned:
+        prune.hint(done)
     bad = sum(result.status not in WELL for result in done.results)
     if bad and shape == "text":
         console.say(

@@ -75,6 +75,7 @@ def _options(inventory: Inventory, vault: Vault, parallel: int, what: str) -> Op
         drain=inventory.rollout.drain_timeout,
         outage=inventory.rollout.allow_outage,
         batches=inventory.rollout.batches,
+        downloads=inventory.rollout.downloads,
         max_fail=inventory.rollout.max_fail,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, Problems
 from ..release import derived
@@ -37,12 +37,23 @@ def compare(path: Path, limit: str | None, context: int, parallel: int) -> Diff:
 
 
 def tell_absent(found: Mapping[str, Comparison]) -> None:
-    """What must be done before an apply can be."""
+    """What must be done before an apply can be, and what will be loaded."""
     for name, comparison in found.items():
+        if comparison.short:
+            console.say(f"note: {name} will be refused: {comparison.short}")
+        elif comparison.room and comparison.room["sources"]:
+            console.say(f"note: {name}: {_loads(comparison.room)}")
         if comparison.absent:
             console.say(
                 f"note: {name} has no {comparison.absent} yet: run `ogen provision` before `ogen apply`"
             )
+
+
+def _loads(room: Mapping[str, Any]) -> str:
+    count = len(room["sources"])
+    what = "1 model" if count == 1 else f"{count} models"
+    need, free = room["need"] / 2**30, room["free"] / 2**30
+    return f"{what} to load, {need:.1f} GiB; {free:.1f} GiB are free in {room['folder']}"
 
 
 def seen(ready: Fleet, targets: Iterable[Target]) -> dict[str, Comparison]:

@@ -66,6 +66,7 @@ def row(result: HostResult) -> dict[str, Any]:
         "restarted": list(result.restarted),
         "skipped": list(result.skipped),
         "without": list(result.without),
+        "unused": {"models": list(result.unused.models), "bytes": result.unused.bytes},
     }
 
 

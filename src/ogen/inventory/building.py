@@ -22,6 +22,7 @@ from .model import (
     Limit,
     Limits,
     Message,
+    Mirror,
     Model,
     Monitoring,
     Ollama,
@@ -222,6 +223,10 @@ def _limits(node: Node) -> Limits:
     named = node.get("keys")
     others = {name: Limit(**bare(child)) for name, child in named.items()} if named is not None else {}
     return Limits(Limit(**_fields(node, "keys")), others)
+
+
+def mirror(node: Node | None) -> Mirror | None:
+    return Mirror(**_fields(node), where=node.where) if node is not None else None
 
 
 def rollout(node: Node | None) -> Rollout:

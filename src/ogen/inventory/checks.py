@@ -169,6 +169,7 @@ CHECKS: dict[str, Check] = {
     "keep_alive": Check("a time such as 30m, 0, or -1 for ever", rf"-1|0|{units.DURATION}"),
     "time": Check("a time with a unit such as 5m", units.DURATION),
     "card_index": Check("a card's number: 0, 1, …", r"[0-9]|[1-9][0-9]"),
+    "registry": Check("a registry's host, or host:port", rf"{_HOST}(?::[0-9]{{1,5}})?"),
     "archive_url": Check(
         "an address such as https://example.org/ollama-{version}.tar.zst",
         r"https?://[A-Za-z0-9._~:/?#@!$&()*+,;=%{}\[\]-]+",

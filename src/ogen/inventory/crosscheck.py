@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ..source import Node
-from . import archives, endpoints, environment
+from . import archives, endpoints, environment, origins
 from .checks import is_file
 from .faults import Faults
 from .merging import HostEntry, numbered
@@ -27,6 +27,7 @@ def check(
         _host(host, names)
         archives.check(host, inventory.folder, faults)
     endpoints.check(inventory, names)
+    origins.check(inventory, names)
     for balancer in inventory.balancers:
         _balancer(balancer, names)
     _environments(checked, faults)

@@ -60,6 +60,9 @@ def _ports(inventory: Inventory, names: Names) -> None:
     for host in inventory.hosts:
         for listener in _of_host(host):
             _claim(used, host.name, listener, names.faults)
+    mirror = inventory.mirror
+    if mirror is not None and mirror.host is not None:
+        _claim(used, mirror.host, _Listener(mirror.port, "the mirror", mirror.where), names.faults)
     for balancer in inventory.balancers:
         listed = names.node("balancers", balancer.name, "hosts")
         hosts = names.pattern(listed, f"balancers.{balancer.name}.hosts")

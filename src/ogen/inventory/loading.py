@@ -124,9 +124,17 @@ def _inventory(top: Node, folder: Path, name: str, lock: Lock | None, faults: Fa
         folder=str(folder),
         name=name,
         lock=lock,
+        mirror=building.mirror(checked.get("mirror")),
+        **_given("registries", checked),
     )
     crosscheck.check(inventory, top, checked, found, faults)
     return inventory
+
+
+def _given(key: str, checked: Node) -> dict[str, tuple[str, ...]]:
+    """A list of texts, where the inventory has it."""
+    node = checked.get(key)
+    return {} if node is None else {key: tuple(item.value for item in node.value)}
 
 
 __all__ = ["Problems", "load"]

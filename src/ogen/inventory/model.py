@@ -296,9 +296,21 @@ class Balancer:
 class Rollout:
     batches: tuple[int | str, ...] = (1, "25%", "100%")
     max_fail: int | str = 0
+    downloads: int = 4  # hosts that load models at once
     drain_timeout: float = 600.0
     prove_timeout: float = 300.0
     allow_outage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Where hosts get models from in place of the registries: one of them, or a folder of this machine."""
+
+    host: str | None = None  # loads each model once, and gives it to the others
+    port: int = 11432  # open to hosts that need a model, while a rollout runs
+    folder: str | None = None  # in the layout of Ollama's store, relative to the inventory's folder
+    fallback: Literal["none", "origin"] = "none"  # where the mirror can't be had
+    where: Where | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +336,8 @@ class Inventory:
     folder: str  # of the inventory: paths in it are relative to this
     name: str  # as the user gave it
     lock: Lock | None = None
+    registries: tuple[str, ...] = ("registry.ollama.ai", "hf.co")
+    mirror: Mirror | None = None
 
     def host(self, name: str) -> Host:
         return next(h for h in self.hosts if h.name == name)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .rules_balancers import BALANCER, ROLLOUT
 from .rules_hosts import ENV, GROUP, HOST, MONITORING, OLLAMA, SSH, key
-from .rules_models import MODEL
+from .rules_models import MIRROR, MODEL
 
 Rules = dict[str, Any]
 
@@ -32,6 +32,13 @@ INVENTORY: Rules = {
         keysrules={"type": "string", "check_with": "name"},
         valuesrules={"type": "dict", "schema": MODEL, "meta": {"form": "model"}},
     ),
+    "registries": key(
+        "Where models may come from; default: registry.ollama.ai (names without a registry) and hf.co.",
+        type="list",
+        form="many",
+        schema={"type": "string", "check_with": "registry"},
+    ),
+    "mirror": key("Where hosts get models from in place of the registries.", type="dict", schema=MIRROR),
     "groups": key(
         "Hosts that have settings in common, by the group's name.",
         type="dict",

@@ -143,6 +143,7 @@ ROLLOUT: Rules = {
         max=100_000,
         check_with="share",
     ),
+    "downloads": key("How many hosts load models at once; default: 4.", type="integer", min=1, max=100_000),
     "drain_timeout": key(
         "How long requests under way may take before a restart.",
         type="number",

@@ -54,6 +54,25 @@ SOURCE: Rules = {
     "ref": {"type": "string", "required": True, "check_with": "ref"},
 }
 
+MIRROR: Rules = {
+    "host": key(
+        "The host that loads each model once, and gives it to the others.", type="string", check_with="name"
+    ),
+    "port": key(
+        "Its port for that, open while a rollout runs; default: 11432.", type="integer", min=1024, max=65535
+    ),
+    "folder": key(
+        "A folder inside the project in the layout of Ollama's store: models are sent from there over SSH.",
+        type="string",
+        check_with="inside",
+    ),
+    "fallback": key(
+        "`origin`: where the mirror can't be had, hosts ask the registries themselves; default: none.",
+        type="string",
+        allowed=["none", "origin"],
+    ),
+}
+
 MODEL: Rules = {
     "from": key(
         "A library tag, hf.co/…, or a GGUF file ./x.gguf; a list or a map of quantisations, best first.",

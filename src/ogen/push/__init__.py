@@ -27,6 +27,7 @@ from .results import (
     Seen,
     Status,
     Target,
+    Unused,
     ignore,
 )
 from .rollout import Rollout, each, failure
@@ -51,6 +52,7 @@ __all__ = [
     "Seen",
     "Status",
     "Target",
+    "Unused",
     "apply",
     "collect",
     "compare",
@@ -59,8 +61,10 @@ __all__ = [
     "history",
     "observe",
     "pools_of",
+    "prune",
     "rollback",
     "targets",
+    "unused",
 ]
 
 R = TypeVar("R")
@@ -74,16 +78,20 @@ def targets(plan: Plan, releases: Iterable[Release], secrets: Reveal | None = No
     With `secrets`, a balancer's release can be rendered anew without what does not come into force.
     """
     from .listing import Listing  # with the planner and the templates
+    from .mirror import shelf_of
     from .uploads import resolve
 
     by_host = {r.host: r for r in releases}
+    shelf = shelf_of(plan)
     found = []
     for host in plan.hosts:
         name = host.host.name
         if name in by_host:
             release, files = resolve(plan, host, by_host[name])
             listing = Listing(plan, name, secrets) if secrets and host.entries else None
-            found.append(Target(host.host, release, _needs(plan, name), files, listing))
+            supply, kept = shelf.supply(release) if shelf else ({}, {})
+            target = Target(host.host, release, _needs(plan, name), {**kept, **files}, supply, listing)
+            found.append(target)
     return tuple(found)
 
 
@@ -204,6 +212,20 @@ def collect(
 ) -> dict[str, list[str] | HostError]:
     """Removes releases that no host needs any more; their names."""
     return _ask(hosts, options, on_event, lambda one: one.collect())
+
+
+def unused(
+    hosts: Sequence[Host], options: Options = _DEFAULT, on_event: OnEvent = ignore
+) -> dict[str, Unused | HostError]:
+    """Models that no release of a host needs."""
+    return _ask(hosts, options, on_event, lambda one: Unused.of(one.unused()))
+
+
+def prune(
+    hosts: Sequence[Host], options: Options = _DEFAULT, on_event: OnEvent = ignore
+) -> dict[str, Unused | HostError]:
+    """Removes them; what went."""
+    return _ask(hosts, options, on_event, lambda one: Unused.of(one.prune()))
 
 
 def _reach(

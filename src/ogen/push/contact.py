@@ -17,6 +17,7 @@ from .bundle import bundle
 from .carrier import carry
 from .pipes import Pipe
 from .results import Comparison, Event, OnEvent, Options, comparison, ignore
+from .turns import Turns
 
 _ENDED = "mend what the host's own lines name, here or in the inventory, then apply again"
 PART = 4 * 1024 * 1024  # bytes of a file in one frame
@@ -35,6 +36,7 @@ class Contact:
         self.on_event = on_event
         self.uploads: Mapping[str, str] = {}  # digest → path: what the agent may ask for
         self.grants: Ask | None = None  # answers an agent that wants to take instances down
+        self.turns: Turns | None = None  # says when it may load models
 
     def tell(self, phase: str, message: str = "", percent: float | None = None) -> None:
         self.on_event(Event(self.host.name, phase, message, percent))
@@ -55,17 +57,21 @@ class Contact:
         seen: Comparison,
         uploads: Mapping[str, str] | None = None,
         grants: Ask | None = None,
+        supply: Mapping[str, Any] | None = None,
+        turns: Turns | None = None,
     ) -> Mapping[str, Any]:
         """Stages and commits; raises for all but success. The result is the agent's.
 
-        `grants` is asked before instances go down; without it nobody is.
+        `grants` is asked before instances go down; without it nobody is. `supply`: where models come from,
+        for the agent; `turns` says when it may load them.
         """
-        self.uploads, self.grants = uploads or {}, grants
+        self.uploads, self.grants, self.turns = uploads or {}, grants, turns
         contents = {f.sha256: f.content for f in release.files if f.sha256 in seen.missing}
         request = {
             "op": "apply",
             "manifest": release.manifest(),
             "contents": [[digest, len(data)] for digest, data in contents.items()],
+            "supply": dict(supply or {}),
             **self._request(seen.current),
         }
         return self.transact(request, b"".join(contents.values()))
@@ -94,6 +100,14 @@ class Contact:
         """Removes releases that nobody needs; returns their names."""
         gone: list[str] = self.ask({"op": "gc", "who": self.options.who})[0]["gone"]
         return gone
+
+    def unused(self) -> dict[str, Any]:
+        """`models` that no release of the host needs, and their `bytes`."""
+        return self.ask({"op": "unused"})[0]
+
+    def prune(self) -> dict[str, Any]:
+        """Removes them; what went."""
+        return self.ask({"op": "prune", "who": self.options.who})[0]
 
     def ansible_facts(self) -> tuple[int, Mapping[str, Any]]:
         """The uid that the agent runs as, and what a playbook may know of the host."""
@@ -177,6 +191,8 @@ class Contact:
         except ConnectError as error:
             error.hint = "nothing was committed, and the host is as it was: apply again"
             raise
+        finally:
+            self._loaded()
         if reply["reply"] == "prepared":
             tx, commit = str(reply["tx"]), {"op": "commit", "tx": reply["tx"], "epoch": reply["epoch"]}
             try:
@@ -221,7 +237,9 @@ class Contact:
             elif reply.get("reply") == "error":
                 raise self._error(reply)
             elif reply.get("reply") == "want":
-                self._upload(str(reply["digest"]))
+                self._upload(str(reply["digest"]), reply.get("at", 0))
+            elif reply.get("reply") == "turn":
+                self._turn()
             elif reply.get("reply") == "ask":
                 self._answer(reply)
             else:
@@ -237,13 +255,25 @@ class Contact:
     def _beat(self) -> None:
         self.pipe.send(frames.pack({"op": "wait"}))
 
-    def _upload(self, digest: str) -> None:
-        """Sends a file in parts; the agent verifies it by its digest."""
+    def _turn(self) -> None:
+        """To an agent that is about to load models."""
+        if self.turns is not None:
+            self.turns.take(self, lambda text: self.tell("models", text), self._beat)
+        self.pipe.send(frames.pack({"op": "turn"}))
+
+    def _loaded(self) -> None:
+        if self.turns is not None:
+            self.turns.end(self)
+
+    def _upload(self, digest: str, at: int | None = 0) -> None:
+        """Sends a file in parts, from `at` on (None: only its size); the agent verifies it by its digest."""
         if digest not in self.uploads:
             raise RemoteError(f"the agent asks for {digest}, which is no file of ours", host=self.host.name)
         path = Path(self.uploads[digest])
-        size, sent = path.stat().st_size, 0
+        size = path.stat().st_size
+        sent = size if at is None else at
         with path.open("rb") as file:
+            file.seek(sent)
             while True:
                 data = file.read(PART)
                 sent += len(data)

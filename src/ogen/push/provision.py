@@ -78,15 +78,18 @@ def provision(
 def variables(inventory: Inventory, host: Host) -> dict[str, Any]:
     """What a playbook may know of a host from the inventory; docs/playbooks.md explains each."""
     balancers = [b for b in inventory.balancers if host in hosts_matching(inventory, b.hosts)]
+    mirror = inventory.mirror is not None and inventory.mirror.host == host.name
+    node = bool(host.gpus or host.pins) or mirror
     return {
         "inventory_hostname": host.name,
         "group_names": sorted(host.groups),
-        "ogen_node": bool(host.gpus or host.pins),
+        "ogen_node": node,
         "ogen_gpu": bool(host.gpus),
         "ogen_balancer": bool(balancers),
         "ogen_conf_d": any(b.into == "conf.d" for b in balancers),
+        "ogen_mirror": mirror,
         "ogen_gate": any(b.gate for b in balancers),
-        "ogen_ollama_archives": archives.wanted(inventory, host) if host.gpus or host.pins else [],
+        "ogen_ollama_archives": archives.wanted(inventory, host) if node else [],
         "ogen_ollama_dir": host.ollama.folder,
         "ogen_models_dir": host.ollama.models_dir,
         "ogen_user": host.ollama.user,

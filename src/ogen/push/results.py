@@ -73,6 +73,7 @@ class Options:
     silence: float = 600.0  # without any word of a host that works
     reconnect: float = 30.0  # for a host whose connection was lost after the commit
     batches: tuple[int | str, ...] = ("100%",)  # hosts with instances that change at once: 3, or "25%"
+    downloads: int = 4  # hosts that load models at once
     max_fail: int | str = "100%"  # more failures than this, and no other host is started
     skip_offline: bool = False  # hosts out of reach are left out instead of failed
     stop: Flag = field(default_factory=Flag, compare=False)  # set: start no other host
@@ -93,6 +94,7 @@ class Target:
     release: Release
     needs: frozenset[tuple[str, str]] = frozenset()  # (host, instance)
     uploads: Mapping[str, str] = field(default_factory=dict)  # digest → path of a file to send for a model
+    supply: Mapping[str, Any] = field(default_factory=dict)  # where other models come from, for the agent
     listing: Listing | None = field(default=None, compare=False, repr=False)
 
 
@@ -168,6 +170,10 @@ class Comparison:
     instances: tuple[str, ...] = ()  # of the release in force
     locked: str | None = None  # the holder's note
     skipped: tuple[str, ...] = ()
+    room: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # for its models: need, free (bytes), folder, sources
+    short: str = ""  # why that room will not do
     absent: str = ""  # the version of Ollama that `ogen provision` has not put there yet
     serving: Mapping[str, Serving] = field(default_factory=dict)  # instance of the release in force
     pools: Mapping[str, Mapping[str, tuple[str, ...]]] = field(
@@ -215,6 +221,8 @@ def comparison(host: str, report: Mapping[str, Any], texts: bytes) -> Comparison
         missing=frozenset(report["missing"]),
         locked=report["locked"],
         absent=report.get("absent", ""),
+        room=dict(report["room"]),
+        short=report["short"],
         serving={i: _serving(one) for i, one in report["serving"].items()},
         pools={b: {p: tuple(m) for p, m in pools.items()} for b, pools in report["pools"].items()},
         why=dict(report["why"]),
@@ -243,6 +251,18 @@ def _seen(one: Mapping[str, Any], texts: io.BytesIO) -> Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Unused:
+    """Models of a host that none of its releases needs, or that were removed as such."""
+
+    models: tuple[str, ...] = ()
+    bytes: int = 0
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Unused:
+        return cls(tuple(map(str, said.get("models", ()))), int(said.get("bytes", 0)))
+
+
+@dataclass(frozen=True, slots=True)
 class HostResult:
     """How it ended on one host."""
 
@@ -257,6 +277,7 @@ class HostResult:
     skipped: tuple[str, ...] = ()  # checks that could not be made there
     without: tuple[str, ...] = ()  # "host/instance" that its balancers should list, but that are not in force
     comparison: Comparison | None = None
+    unused: Unused = Unused()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,12 @@ from .results import (
     Outcome,
     Status,
     Target,
+    Unused,
     ignore,
 )
+from .supplies import Origins, Supplies
 from .switch import Switch
+from .turns import Turns
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -83,6 +86,13 @@ def unprepared(host: str, program: str) -> RolledBack:
     return RolledBack(f"refused before anything changed: {program} is not on this host", host=host, hint=hint)
 
 
+def no_room(host: str, why: str) -> RolledBack:
+    """For a host whose disk does not take the models of its release."""
+    from ..agent.librarian import NO_ROOM
+
+    return RolledBack(f"refused before anything changed: {why}", host=host, hint=NO_ROOM)
+
+
 def failure(error: HostError, seconds: float = 0.0, seen: Comparison | None = None) -> HostResult:
     kind = next((k for k in type(error).__mro__ if k in _STATUS), None)
     status: Status = _STATUS[kind] if kind else "failed"
@@ -100,6 +110,7 @@ class Rollout:
     options: Options
     on_event: OnEvent = ignore
     pools: Pools = field(default_factory=Pools)
+    origins: Origins = field(default_factory=Origins)
     results: dict[str, HostResult] = field(default_factory=dict)
     seen: dict[str, Comparison] = field(default_factory=dict)
     contacts: dict[str, Contact] = field(default_factory=dict)
@@ -109,6 +120,10 @@ class Rollout:
     leaving: dict[str, Sequence[str] | None] = field(default_factory=dict)  # host → what it still admits
     without: dict[str, tuple[str, ...]] = field(default_factory=dict)  # balancer host → what it can't list
 
+    def __post_init__(self) -> None:
+        self.turns = Turns(self.options.downloads)
+        self.supplies = Supplies(self, self.origins)
+
     def run(self) -> Outcome:
         with ExitStack() as stack:
             self.look(stack)
@@ -116,6 +131,7 @@ class Rollout:
                 Leases(self.pools, self.options, self.serving, self.on_event, self.options.outage)
             )
             self.unchanged()
+            self.supplies.prepare(stack)
             expand, switch, contract = stages(self.targets, self.seen)
             balancers = Switch(self, switch)
             self.batches("expand", expand)
@@ -218,6 +234,8 @@ class Rollout:
                 self.results[name] = failure(error, seen=found)
             elif found.absent and not found.unchanged:
                 self.fail(unprepared(name, found.absent))
+            elif found.short and not found.unchanged:
+                self.fail(no_room(name, found.short))
             elif found.unchanged:
                 self.on_event(Event(name, "done", "unchanged"))
                 self.results[name] = HostResult(
@@ -305,7 +323,9 @@ class Rollout:
         gone = set(seen.instances) - {p.instance for p in target.release.instances}
         try:
             with self.leases.held_for(name, keep=gone) as grants:
-                done = self.contacts[name].apply(target.release, seen, target.uploads, grants)
+                done = self.contacts[name].apply(
+                    target.release, seen, target.uploads, grants, self.supplies.of(target), self.turns
+                )
         except HostError as error:
             return failure(error, time.monotonic() - begun, seen)
         self.leaving[name] = closing.leaving(done)
@@ -319,6 +339,7 @@ class Rollout:
             restarted=tuple(done["restarted"]),
             skipped=tuple(done.get("skipped", ())),
             comparison=seen,
+            unused=Unused.of(done.get("unused") or {}),
         )
 
 

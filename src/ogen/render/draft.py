@@ -30,6 +30,7 @@ class Draft:
     allowed: Callable[[str, str], tuple[str, ...]]  # (host, instance) → balancers' addresses elsewhere
     reveal: Reveal | None
     known: dict[object, ModelBuild]  # of the whole fleet: most hosts have the same models
+    peers: Callable[[], tuple[str, ...]] = tuple  # addresses of the hosts that the mirror gives models to
     files: dict[str, File] = field(default_factory=dict)
     units: list[Unit] = field(default_factory=list)
     builds: dict[str, ModelBuild] = field(default_factory=dict)
@@ -46,7 +47,8 @@ class Draft:
         return self.plan.host.name
 
     def build(self, placement: Placement) -> ModelBuild:
-        key = (placement.model.name, placement.source.ref, placement.settings)
+        weights = placement.account.weights_bytes + placement.account.host_weights_bytes
+        key = (placement.model.name, placement.source.ref, placement.settings, weights)
         if key not in self.known:
             self.known[key] = build(placement, self.inventory)
         return self.known[key]

@@ -69,7 +69,13 @@ class Fleet:
 
     def release(self, host_plan: HostPlan) -> Release:
         draft = Draft(
-            self._engine, self._plan.inventory, host_plan, self._allowed, self._secrets, self._known
+            self._engine,
+            self._plan.inventory,
+            host_plan,
+            self._allowed,
+            self._secrets,
+            self._known,
+            lambda: self._peers(host_plan.host),
         )
         try:
             return render_draft(draft)
@@ -82,16 +88,22 @@ class Fleet:
         others = self._users.get((host, instance), set()) - {host}
         return tuple(sorted({_address(self._hosts[name]) for name in others} - {""}))
 
+    def _peers(self, mirror: Host) -> tuple[str, ...]:
+        """Addresses of the other hosts with instances, in order."""
+        others = [h.host for h in self._plan.hosts if h.instances and h.host is not mirror]
+        known = {_address(host, "the mirror admits hosts") for host in others if host.root is None}
+        return tuple(sorted(known - {""}))
 
-def _address(host: Host) -> str:
-    """A balancer host's address for firewalls, which know no names; empty for loopback."""
+
+def _address(host: Host, what: str = "instances admit balancers") -> str:
+    """A host's address for firewalls, which know no names; empty for loopback."""
     try:
         found = ipaddress.ip_address(host.reached_at)
     except ValueError:
         if host.reached_at == "localhost":
             return ""
         raise RenderError(
-            f"instances admit balancers by IP address, but {host.name} is known by name: {host.reached_at}",
+            f"{what} by IP address, but {host.name} is known by name: {host.reached_at}",
             where=host.where,
             hint="give it a data_address",
         ) from None

@@ -9,6 +9,7 @@ from ..release.model import InstanceProof, Release, Served
 from .balancer import render_balancer
 from .draft import CURRENT, SYSTEMD, Draft
 from .instance import librarian_values, unit_values
+from .mirror import is_mirror, mirror
 from .models import modelfile_values, views
 from .services import interpreter, leases, log_rotation, monitor, preload
 
@@ -23,20 +24,11 @@ def render_draft(draft: Draft) -> Release:
         _modelfiles(draft)
         preload(draft)
         monitor(draft)
-        path = f"{CURRENT}/librarian/ogen-librarian.service"
-        draft.add(
-            path, draft.engine.render("librarian.service.j2", librarian_values(host), host.where), host.where
-        )
         draft.add(f"{SYSTEMD}/ollama.service.d/ogen.conf", draft.engine.copy("stock-ollama.conf"))
-        librarian = {
-            "unit": path,
-            "port": host.ollama.librarian_port,
-            "models_dir": host.ollama.models_dir,
-            "user": host.ollama.user,
-            "group": host.ollama.group,
-        }
-        if host.ollama.source:  # the agent looks that it is there, and keeps it for as long as a release does
-            librarian["program"] = host.ollama.program
+    if draft.plan.instances or is_mirror(draft):
+        librarian = _librarian(draft)
+    if is_mirror(draft):
+        mirror(draft)
     for entry in draft.plan.entries:
         rendered = render_balancer(draft.engine, entry, host.name, draft.reveal)
         draft.files.update({file.path: file for file in rendered.files})
@@ -56,6 +48,24 @@ def render_draft(draft: Draft) -> Release:
     if draft.units:
         _target(draft)
     return draft.release(librarian)
+
+
+def _librarian(draft: Draft) -> dict[str, Any]:
+    host = draft.plan.host
+    path = f"{CURRENT}/librarian/ogen-librarian.service"
+    draft.add(
+        path, draft.engine.render("librarian.service.j2", librarian_values(host), host.where), host.where
+    )
+    made = {
+        "unit": path,
+        "port": host.ollama.librarian_port,
+        "models_dir": host.ollama.models_dir,
+        "user": host.ollama.user,
+        "group": host.ollama.group,
+    }
+    if host.ollama.source:  # the agent looks that it is there, and keeps it for as long as a release does
+        made["program"] = host.ollama.program
+    return made
 
 
 def _instance(draft: Draft, instance: Instance) -> None:

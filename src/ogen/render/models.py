@@ -42,8 +42,14 @@ def build(placement: Placement, inventory: Inventory) -> ModelBuild:
     lock = inventory.lock
     pinned = lock.digests.get(ref, "") if lock else ""  # a tag that moved is another model
     mark = hashlib.sha256(canonical([source, request, pinned])).hexdigest()[:16]
-    size = lock.sizes.get(ref) if lock else None
+    size = (lock.sizes.get(ref) if lock else None) or _weights(placement)
     return ModelBuild(f"ogen/{_label(model.name)}:{mark}", source, request, size)
+
+
+def _weights(placement: Placement) -> int | None:
+    """About as many bytes as its file has."""
+    account = placement.account
+    return account.weights_bytes + account.host_weights_bytes or None
 
 
 def _label(name: str) -> str:
