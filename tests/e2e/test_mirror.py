@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ ollama: {{version: 0.32.15}}
 monitoring: {{enabled: false}}
 mirror: {mirror}
 models:
-  chat: {{from: "llama3.1:8b-instruct-q4_K_M", context: {context}, on: "{on}"}}
+  chat: {{from: "{chat}", context: {context}, on: "{on}"}}
   rung: {{from: "llama3.2:3b-instruct-q4_K_M", on: gpu1, replicas: 2}}
 hosts:
   gpu1:
@@ -36,13 +37,15 @@ hosts:
   gpu2: {{address: {gpu2}, gpus: [{{model: RTX 3090}}]}}
   gpu3: {{address: {gpu3}, gpus: [{{model: RTX 3090}}]}}
   gpu4: {{address: {gpu4}, gpus: [{{model: RTX 3090}}]}}
-rollout: {{batches: [100%], max_fail: 100%}}
+rollout: {{batches: [100%], max_fail: 100%, downloads: {downloads}}}
 """
-USUAL = {"mirror": "{host: gpu1}", "context": 8192, "on": "gpu[2:4]", "rung": 4096}
 BOXES = ("gpu1", "gpu2", "gpu3", "gpu4")
 OTHERS = BOXES[1:]
 CHAT, RUNG = "llama3.1:8b-instruct-q4_K_M", "llama3.2:3b-instruct-q4_K_M"
+KEPT, LARGE = "qwen2.5-coder:7b-instruct-q4_K_M", "qwen3:8b"
 SIZE = 9_000_000
+USUAL: dict[str, object] = {"mirror": "{host: gpu1}", "chat": CHAT, "context": 8192, "on": "gpu[2:4]"}
+USUAL |= {"rung": 4096, "downloads": 4}
 STORE = "/var/lib/ollama/models"
 BARE = f"""
 useradd --system --create-home --home-dir /usr/share/ollama --shell /bin/false ollama
@@ -248,3 +251,60 @@ def test_one_of_two_rungs_changes_and_the_other_stays_as_it_was(fleet: Fleet) ->
 def change(fleet: Fleet, **values: object) -> str:
     fleet.change(**values)
     return fleet.ogen("apply", "--yes", "--format", "json").stdout
+
+
+# ------------------------------------------------------------------------------------- without any registry
+def test_a_folder_of_the_control_machine_will_do(fleet: Fleet) -> None:
+    fleet.lab.write("gpu1", "/etc/testbed/registry", "http://127.0.0.1:9")
+    kept = Registry()
+    kept.add(KEPT, SIZE)
+    before = fleet.sent()
+    kept.store(fleet.folder / "models")
+    fleet.change(mirror="{folder: models}", chat=KEPT, rung=2048, downloads=1)
+    done = fleet.ogen("apply", "--yes")
+    assert done.stderr.count("waits for its turn: 1 host loads models at once") >= 1
+    for box in OTHERS:
+        assert fleet.answer(box, "chat")
+        assert "library/qwen2.5-coder/7b-instruct-q4_K_M" in fleet.store(box)
+        fleet.whole(box)
+    assert fleet.sent() == before
+
+
+def test_models_that_no_release_needs_go_when_asked(fleet: Fleet) -> None:
+    old = "library/llama3.1/8b-instruct-q4_K_M"
+    told = fleet.change(mirror="{folder: models}", chat=KEPT, rung=2048, context=4096)
+    told = fleet.ogen("apply", "--yes").stderr
+    assert re.search(
+        r"note: gpu2 has \d models of 8.6 MiB \(.*llama3.1:8b.*\), which no release needs", told
+    ), told
+    assert old in fleet.store("gpu2")
+    preview = fleet.ogen("apply", "--dry-run", "--prune-models", code=0).stderr
+    assert "note: gpu2 would lose" in preview
+    done = json.loads(fleet.ogen("apply", "--yes", "--prune-models", "--format", "json").stdout)
+    assert done["pruned"]["gpu2"]["bytes"] > SIZE
+    for box in BOXES:
+        assert old not in fleet.store(box)
+        fleet.whole(box)
+        names = [path for path in fleet.store(box) if path.startswith("ogen/")]
+        assert len(names) == (3 if box == "gpu1" else 2), names
+    assert "library/private/latest" in fleet.store("gpu1")
+    fleet.ogen("rollback", "--yes", "--limit", "gpu2")
+    assert fleet.answer("gpu2", "chat")
+    assert fleet.context("gpu2") == 8192
+
+
+@pytest.mark.soak
+def test_two_gigabytes_for_four_hosts(fleet: Fleet) -> None:
+    """The fourth host is the mirror itself."""
+    assert fleet.origin
+    digest = fleet.origin.add(LARGE, 2_000_000_000)
+    fleet.lab.write("gpu1", "/etc/testbed/registry", fleet.origin.url)
+    fleet.change(chat=LARGE, rung=2048)
+    begun = time.monotonic()
+    fleet.ogen("apply", "--yes", timeout=1200)
+    spent = time.monotonic() - begun
+    sent = fleet.origin.sent[f"/v2/library/qwen3/blobs/{digest}"]
+    print(f"\nthe origin sent {sent} bytes for {len(BOXES)} hosts; {spent:.0f} s")
+    assert sent == 2_000_000_000
+    for box in OTHERS:
+        fleet.whole(box)

@@ -107,10 +107,13 @@ def _files(where: str, names: Set[str]) -> Dict[str, int]:
 
 
 def listed(host: Host) -> Dict[str, Any]:
-    """For people, at the end of an apply; what can't be told is no reason to fail."""
+    """For people, at the end of an apply; what can't be told is no reason to fail.
+
+    The end of the commit removes releases at the same time: who is to go is asked before who is there.
+    """
     try:
-        keep = {name for name in host.store.names() if name not in leftover.needless(host)}
-        return find(host, keep).plain()
+        going = leftover.needless(host)
+        return find(host, set(host.store.names()) - set(going)).plain()
     except (AgentError, OSError):
         return {"models": [], "bytes": 0}
 
