@@ -28,7 +28,7 @@ _CALLS = (
 )
 WRITES = frozenset(_CALLS.split(" "))
 #: disk: the one; tasks: steps of playbooks, outside of the transaction; wire: the pipe to the controller
-HANDS = ("disk", "wire", "tasks_archives", "tasks_files", "tasks_paths", "tasks_packages")
+HANDS = ("disk", "wire", "tasks_archives", "tasks_files", "tasks_paths", "tasks_packages", "tasks_urls")
 
 
 def writes(text: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -20,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from ogen.agent import tasks, tasks_facts, tasks_packages
+from ogen.agent import tasks, tasks_facts, tasks_packages, tasks_urls
 from ogen.agent.disk import group_name, user_name
 from ogen.agent.errors import AgentError
 from ogen.agent.machine import Done, Machine
@@ -711,6 +712,26 @@ def test_a_controller_that_is_gone_leaves_nothing_behind(root: Path, box: Box) -
     done = one("unarchive", {"src": sha(b"x"), "dest": "/opt", "creates": "/opt/x"}, host)
     assert (done["failed"], done["msg"]) == (True, "the file did not come whole")
     assert names(root / "opt") == []
+
+
+def test_unarchive_looks_for_room_first(root: Path, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "opt").mkdir()
+    with tarfile.open(root / "srv/x.tgz", "w:gz") as archive:
+        for name in ("bin/a", "bin/b b"):
+            member = tarfile.TarInfo(name)
+            member.size = 3 << 20
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    assert (root / "srv/x.tgz").stat().st_size < 1 << 20
+    monkeypatch.setattr(tasks_urls, "free", lambda folder: tasks_urls.MARGIN + (6 << 20) - 1)
+    args = {"src": "/srv/x.tgz", "remote_src": True, "dest": "/opt", "creates": "/opt/bin"}
+    failed = one("unarchive", args, Fake(False, str(root), box))
+    assert "what is in the archive needs 6.0 MiB in /opt, and 262.0 MiB are free" in failed["msg"]
+    assert (failed["failed"], names(root / "opt")) == (True, [])
+    host = Fake(False, str(root), box)
+    sent = {**args, "src": sha(b""), "remote_src": False, "size": 7 << 20}
+    assert "the archive needs 7.0 MiB in /opt" in one("unarchive", sent, host)["msg"], "not asked for"
+    monkeypatch.setattr(tasks_urls, "free", lambda folder: tasks_urls.MARGIN + (6 << 20))
+    assert one("unarchive", args, Fake(False, str(root), box))["changed"]
 
 
 def test_unarchive_says_what_is_wrong(root: Path, box: Box) -> None:

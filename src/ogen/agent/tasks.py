@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
 from .tasks_accounts import group, user
-from .tasks_archives import get_url, unarchive
+from .tasks_archives import unarchive
 from .tasks_files import copy, file
 from .tasks_host import Args, Failed, Host, Result, result
 from .tasks_packages import apt
 from .tasks_services import systemd_service
+from .tasks_urls import get_url
 
 Tell = Callable[[str, str, Optional[float]], None]  # phase, text, percent
 

@@ -1,4 +1,4 @@
-"""The modules `get_url` and `unarchive`: large files from the network or the controller, unpacked."""
+"""The module `unarchive`: archives of the host or from the controller, unpacked aside and put in place."""
 
 from __future__ import annotations
 
@@ -10,57 +10,14 @@ import stat
 from typing import Iterable, Iterator, Optional
 
 from .errors import AgentError
-from .tasks_files import adjust, need_parent, wanted_ids
+from .tasks_files import wanted_ids
 from .tasks_host import Args, Failed, Host, Result, result
 from .tasks_paths import Spot, walk
+from .tasks_urls import room
 
-PART = 1 << 20
-PATIENCE = 60.0  # seconds without a byte
+BLOCK = 4096  # bytes, in which a disk is given out
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASSING = ".ogen-part-"  # and the process that writes it
-
-
-def get_url(args: Args, host: Host) -> Result:
-    """Ansible's `get_url` with a `checksum`: nothing is fetched where the file is there already."""
-    wanted = args["checksum"]
-    with walk(host.root, args["dest"]) as spot:
-        found = spot.stat()
-        if found is not None and not stat.S_ISREG(found.st_mode):
-            raise Failed("%s is there, and is no file" % spot.path)
-        before = _checksum(spot) if found is not None else "absent"
-        if before == wanted:
-            return result(adjust(spot, args, host))
-        if host.check:
-            host.promised.add("file " + args["dest"])
-        else:
-            need_parent(spot)
-            with _received(spot.folder, _download(args["url"], host), wanted) as passing:
-                adjust(passing, {"mode": "0644", **args}, host)
-                os.rename(passing.name, spot.name, src_dir_fd=spot.folder, dst_dir_fd=spot.folder)
-            os.fsync(spot.folder)
-        return result([("checksum", before, wanted)], "got " + args["url"])
-
-
-def _checksum(spot: Spot) -> str:
-    total = hashlib.sha256()
-    with os.fdopen(spot.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
-        for part in iter(lambda: reader.read(PART), b""):
-            total.update(part)
-    return "sha256:" + total.hexdigest()
-
-
-def _download(url: str, host: Host) -> Iterator[bytes]:
-    import http.client
-    import urllib.request
-
-    host.announce()
-    try:
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
-            size = int(answer.headers.get("Content-Length") or 0)
-            parts = iter(lambda: answer.read(PART), b"")
-            yield from _counted(parts, size, host)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Failed("%s: %s" % (url, getattr(error, "reason", None) or error)) from None
 
 
 def _counted(parts: Iterable[bytes], size: int, host: Host) -> Iterator[bytes]:
@@ -105,7 +62,8 @@ def _sweep(folder: int) -> None:
 # ------------------------------------------------------------------------------------- unarchive
 def unarchive(args: Args, host: Host) -> Result:
     """Ansible's `unarchive` with `creates`. `src` is a path of the host with `remote_src`, else the digest
-    of a file that the controller sends. It is unpacked aside; then each file takes its place by a rename."""
+    of a file of `size` bytes that the controller sends. It is unpacked aside; then each file takes its
+    place by a rename."""
     if host.exists(args["creates"]):
         return result([], "did not run: %s exists" % args["creates"])
     wanted_ids(args, host)  # an unknown owner is found now rather than later
@@ -114,6 +72,7 @@ def unarchive(args: Args, host: Host) -> Result:
             folder = _folder(spot)
         try:
             with _archive(args, folder, host) as path:
+                room(_unpacked(path, host), folder, "what is in the archive", args["dest"])
                 _unpack(path, folder, args, host)
         finally:
             os.close(folder)
@@ -134,6 +93,7 @@ def _archive(args: Args, folder: int, host: Host) -> Iterator[str]:
         with walk(host.root, args["src"], follow=True) as spot, _opened(spot) as path:
             yield path
         return
+    room(args.get("size", 0), folder, "the archive", args["dest"])  # before it is asked for: then it comes
     host.announce()
     try:
         size, parts = host.fetch(args["src"])
@@ -153,6 +113,14 @@ def _opened(spot: Spot) -> Iterator[str]:
         yield "/proc/%d/fd/%d" % (os.getpid(), handle)
     finally:
         os.close(handle)
+
+
+def _unpacked(archive: str, host: Host) -> int:
+    """Bytes that its files take. What tar can't read, it will say when it is to unpack it."""
+    listed = host.ask("tar", "--list", "--verbose", "--numeric-owner", "--file", archive)
+    cells = [line.split(None, 3) for line in listed.lines] if not listed.code else []
+    sizes = [int(cell[2]) for cell in cells if len(cell) == 4 and cell[2].isdigit()]
+    return sum(-(-size // BLOCK) * BLOCK for size in sizes)
 
 
 def _unpack(archive: str, folder: int, args: Args, host: Host) -> None:

@@ -27,7 +27,7 @@ def wanted(inventory: Inventory, host: Host) -> list[dict[str, str]]:
 
 
 def sent(inventory: Inventory, host: Host, steps: Sequence[Step]) -> tuple[tuple[Step, ...], dict[str, str]]:
-    """The steps with digests in place of the project's files, and the path of each digest."""
+    """The steps with digests and sizes in place of the project's files, and the path of each digest."""
     paths: dict[str, str] = {}
 
     def one(step: Step) -> Step:
@@ -41,7 +41,7 @@ def sent(inventory: Inventory, host: Host, steps: Sequence[Step]) -> tuple[tuple
         digest = f"sha256:{digest_of(path, step.where)}"
         _as_stated(digest, path, host)
         paths[digest] = str(path)
-        return replace(step, args={**step.args, "src": digest})
+        return replace(step, args={**step.args, "src": digest, "size": path.stat().st_size})
 
     return tuple(one(step) for step in steps), paths
 
