@@ -3,31 +3,35 @@
 
 usage: monitor.py CONFIG.json [--once]
 
-Every `interval_s` seconds it reads each card (NVML through ctypes, else nvidia-smi's CSV) and each
-instance (/api/version, /api/ps), then writes
+Every `interval_s` seconds it reads each card (NVML through ctypes, else nvidia-smi's CSV) and asks all
+instances at once (/api/ps), then writes
   * `csv`: two CSV files for people, one line per card or model and time (rotated by logrotate);
   * `prom`: a textfile for Prometheus' node_exporter, replaced as a whole (folder missing: left out);
-  * one line to the journal when something changes: a card is lost, an instance goes down or comes up.
-A missing driver, a lost card or a full disk never ends it.
+  * one line to the journal when something changes: a card is lost, an instance goes down, a model is
+    loaded, or lies in host memory.
+A missing or replaced driver, a lost card, a hung instance or a full disk never ends it, nor keeps it
+from the rest for more than a few seconds.
 """
 
 import ctypes
-import datetime
+import errno
 import json
 import os
-import subprocess
+import select
+import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 
 CARDS_HEADER = (
     "time,gpu,uuid,name,memory_used_bytes,memory_free_bytes,memory_total_bytes,"
     "utilization_percent,temperature_celsius,power_watts"
 )
-MODELS_HEADER = "time,instance,up,model,size_bytes,vram_bytes,context,expires"
-OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-TIMEOUT = 3  # seconds that an instance has for an answer
+MODELS_HEADER = "time,instance,up,model,size_bytes,vram_bytes,context,expires,host_bytes"
+TIMEOUT = 3.0  # seconds that all instances have for their answers
+VERSION = 300.0  # seconds until an instance is asked for its version again: it logs each request
+AGAIN = 60.0  # seconds until a lost card, or an nvidia-smi that failed, is tried again
+SMI_WAIT = 10.0  # seconds that nvidia-smi has
+LARGEST = 4 << 20  # bytes of an answer
 MIB = 1024 * 1024
 
 
@@ -40,18 +44,31 @@ class Memory(ctypes.Structure):
     _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
 
 
+class Memory2(ctypes.Structure):
+    """As nvidia-smi counts: what the driver keeps for itself is not `used`."""
+
+    _fields_ = [("version", ctypes.c_uint)] + [
+        (name, ctypes.c_ulonglong) for name in ("total", "reserved", "free", "used")
+    ]
+
+
 class Utilization(ctypes.Structure):
     _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
 
 
 class Nvml:
-    """The driver's own library; opened anew after each failure, so that a driver may be replaced."""
+    """The driver's own library. It is let go of after each failure: a driver brings another file."""
 
     def __init__(self):
         try:
             self.lib = ctypes.CDLL("libnvidia-ml.so.1")
+        except OSError as error:
+            raise NoDriver(str(error)) from None
+        try:
             self.call("nvmlInit_v2")
-        except (OSError, AttributeError) as error:
+            self.driver = self.text("nvmlSystemGetDriverVersion")
+        except (NoDriver, AttributeError) as error:
+            self.close()
             raise NoDriver(str(error)) from None
 
     def call(self, name, *args):
@@ -64,6 +81,9 @@ class Nvml:
             self.lib.nvmlShutdown()
         except (OSError, AttributeError):
             pass
+        import _ctypes
+
+        _ctypes.dlclose(self.lib._handle)
 
     def read(self):
         count = ctypes.c_uint()
@@ -72,20 +92,30 @@ class Nvml:
 
     def card(self, index):
         """One card; a lost one has nothing but its index."""
-        card = {"gpu": index}
+        card = {"gpu": index, "driver": self.driver}
         try:
             device = ctypes.c_void_p()
             self.call("nvmlDeviceGetHandleByIndex_v2", index, ctypes.byref(device))
             card["uuid"] = self.text("nvmlDeviceGetUUID", device)
             card["name"] = self.text("nvmlDeviceGetName", device)
-            memory = Memory()
-            self.call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
+            memory = self.memory(device)
             card.update(total=memory.total, free=memory.free, used=memory.used)
         except (NoDriver, AttributeError) as error:
             card["lost"] = str(error)
             return card
         self.extras(card, device)
         return card
+
+    def memory(self, device):
+        """Drivers before 510 have the older call only."""
+        newer = Memory2(version=ctypes.sizeof(Memory2) | 2 << 24)
+        try:
+            self.call("nvmlDeviceGetMemoryInfo_v2", device, ctypes.byref(newer))
+            return newer
+        except (NoDriver, AttributeError):
+            older = Memory()
+            self.call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(older))
+            return older
 
     def extras(self, card, device):
         """What not every card tells."""
@@ -103,37 +133,54 @@ class Nvml:
                 name
             ]
 
-    def text(self, call, device):
+    def text(self, call, *device):
         buffer = ctypes.create_string_buffer(96)
-        self.call(call, device, buffer, ctypes.c_uint(len(buffer)))
+        self.call(call, *device, buffer, ctypes.c_uint(len(buffer)))
         return buffer.value.decode("utf-8", "replace")
 
 
-SMI_FIELDS = "index,uuid,name,memory.used,memory.free,memory.total,utilization.gpu,temperature.gpu,power.draw"
+SMI_FIELDS = (
+    "index,uuid,driver_version,name,"
+    "memory.used,memory.free,memory.total,utilization.gpu,temperature.gpu,power.draw"
+)
 
 
-def from_smi():
-    """The same figures from `nvidia-smi`; NoDriver where it fails."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=" + SMI_FIELDS, "--format=csv,noheader,nounits"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NoDriver(str(error)) from None
-    text = done.stdout.decode("utf-8", "replace")
-    if done.returncode:
-        raise NoDriver((text.strip().splitlines() or ["nvidia-smi failed"])[0])
-    return [smi_card(line) for line in text.splitlines() if line.count(",") >= 8]
+class Smi:
+    """The same figures from `nvidia-smi`. A broken driver may keep one from ending, even when killed."""
+
+    def __init__(self):
+        self.stuck = None
+
+    def read(self):
+        import subprocess
+
+        if self.stuck is not None and self.stuck.poll() is None:
+            raise NoDriver("nvidia-smi does not end")
+        try:
+            process = subprocess.Popen(
+                ["nvidia-smi", "--query-gpu=" + SMI_FIELDS, "--format=csv,noheader,nounits"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise NoDriver("nvidia-smi: %s" % error.strerror) from None
+        try:
+            text = process.communicate(timeout=SMI_WAIT)[0].decode("utf-8", "replace")
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.stdout.close()
+            self.stuck = process
+            raise NoDriver("nvidia-smi gives no answer in %g s" % SMI_WAIT) from None
+        if process.returncode:
+            raise NoDriver((text.strip().splitlines() or ["nvidia-smi failed"])[0])
+        return [smi_card(line) for line in text.splitlines() if line.count(",") >= 9]
 
 
 def smi_card(line):
     fields = line.split(",")  # a name may hold a comma
-    head, tail = [field.strip() for field in fields[:2]], [field.strip() for field in fields[-6:]]
-    card = {"uuid": head[1], "name": ",".join(fields[2:-6]).strip()}
+    head, tail = [field.strip() for field in fields[:3]], [field.strip() for field in fields[-6:]]
+    card = {"uuid": head[1], "driver": head[2], "name": ",".join(fields[3:-6]).strip()}
     card["gpu"] = int(head[0]) if head[0].isdigit() else -1
     units = (
         ("used", MIB),
@@ -154,27 +201,66 @@ def smi_card(line):
 
 
 class Cards:
-    """All cards, by the best source that works now."""
+    """All cards, by the best source that works now; one that was there once is missed."""
 
-    def __init__(self):
+    def __init__(self, clock=time.monotonic):
+        self.clock = clock
         self.nvml = None
+        self.smi = Smi()
+        self.smi_why, self.smi_after = "", 0.0  # how nvidia-smi failed, and when it is tried again
+        self.anew = 0.0  # when NVML may be opened anew for a lost card
+        self.known = {}  # UUID → what told the card apart when it was last seen
 
     def read(self):
         """The cards and an empty text, or none and why."""
+        cards = self.by_nvml()
+        if cards is None:
+            try:
+                cards = self.by_smi()
+            except NoDriver as error:
+                return [], str(error)
+        return self.missed(cards), ""
+
+    def by_nvml(self):
+        """None where it does not work. It takes long to open, so that a lost card is no reason each time."""
         try:
             self.nvml = self.nvml or Nvml()
             cards = self.nvml.read()
-            if not any("lost" in card for card in cards):
-                return cards, ""
         except NoDriver:
-            cards = None
-        self.drop()
-        if cards is not None:
-            return cards, ""
+            self.drop()
+            return None
+        if any("lost" in card for card in cards) and self.clock() >= self.anew:
+            self.anew = self.clock() + AGAIN
+            self.drop()
+        return cards
+
+    def by_smi(self):
+        if self.smi_why and self.clock() < self.smi_after:
+            raise NoDriver(self.smi_why)
         try:
-            return from_smi(), ""
+            cards = self.smi.read()
+            self.smi_why = ""
+            return cards
         except NoDriver as error:
-            return [], str(error)
+            self.smi_why, self.smi_after = str(error), self.clock() + AGAIN
+            raise
+
+    def missed(self, cards):
+        """`cards` with the names of lost ones, and with those that are not even listed any more."""
+        by_index = {card["gpu"]: card for card in self.known.values()}
+        for card in cards:
+            if "lost" in card and not card.get("uuid"):
+                card.update(by_index.get(card["gpu"], {}))
+        listed = {card.get("uuid") for card in cards}
+        gone = [
+            dict(card, lost="the driver lists it no more")
+            for u, card in self.known.items()
+            if u not in listed
+        ]
+        for card in cards:
+            if "lost" not in card:
+                self.known[card["uuid"]] = {key: card[key] for key in ("gpu", "uuid", "name")}
+        return cards + [dict(card, lost="the driver lists it no more") for card in gone]
 
     def drop(self):
         if self.nvml is not None:
@@ -183,53 +269,161 @@ class Cards:
 
 
 # ------------------------------------------------------------------------------------- instances
-def get(url):
-    with OPENER.open(url, timeout=TIMEOUT) as reply:
-        return json.loads(reply.read(4 * MIB).decode("utf-8", "replace"))
+class Call:
+    """One GET. HTTP/1.0: the answer ends with the connection."""
+
+    def __init__(self, key, url, path):
+        self.key, self.data, self.error = key, bytearray(), "no answer in %g s" % TIMEOUT
+        host, _, port = url.rpartition("//")[2].rpartition(":")
+        self.request = b"GET %s HTTP/1.0\r\nHost: localhost:%s\r\n\r\n" % (path.encode(), port.encode())
+        self.link = socket.socket()
+        self.link.setblocking(False)
+        self.code = self.link.connect_ex((host, int(port)))
+
+    def go_on(self, poll):
+        """Does what can be done without waiting; whether there is more to come."""
+        try:
+            if self.request:
+                code = self.link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or self.code
+                if code not in (0, errno.EINPROGRESS):
+                    raise OSError(code, os.strerror(code))
+                self.request = self.request[self.link.send(self.request) :]
+                if not self.request:
+                    poll.modify(self.link, select.POLLIN)
+                return True
+            part = self.link.recv(65536)
+            self.data += part
+            if part and len(self.data) <= LARGEST:
+                return True
+            self.error = "" if not part else "an answer without end"
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            self.error = error.strerror or str(error)
+        return False
+
+    def answer(self):
+        """The object in it; ValueError and OSError say what is wrong."""
+        if self.error:
+            raise OSError(self.error)
+        head, _, body = bytes(self.data).partition(b"\r\n\r\n")
+        words = head.split(None, 2)
+        if len(words) < 2 or words[1] != b"200":
+            raise OSError("HTTP %s" % words[1].decode("ascii", "replace") if len(words) > 1 else "no HTTP")
+        value = json.loads(body.decode("utf-8", "replace"))
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+        return value
 
 
-def instance_state(instance):
-    """Version and loaded models of one instance; not up when it does not answer."""
-    state = {"name": instance["name"], "ollama": instance["ollama"], "up": False, "version": "", "models": []}
-    try:
-        state["version"] = str(get(instance["url"] + "/api/version").get("version", ""))
-        models = get(instance["url"] + "/api/ps").get("models") or []
-        state["models"] = [model_state(model) for model in models]
-        state["up"] = True
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        state["why"] = str(error)
-    return state
+def call_all(calls):
+    """Brings the calls to their ends together, within TIMEOUT."""
+    poll, open_calls = select.poll(), {}
+    for call in calls:
+        poll.register(call.link, select.POLLOUT)
+        open_calls[call.link.fileno()] = call
+    end = time.monotonic() + TIMEOUT
+    while open_calls:
+        left = end - time.monotonic()
+        if left <= 0:
+            break
+        for number, _ in poll.poll(left * 1000 + 1):
+            if not open_calls[number].go_on(poll):
+                poll.unregister(number)
+                open_calls.pop(number).link.close()
+    for call in open_calls.values():
+        call.link.close()
+
+
+class Instances:
+    """Versions and loaded models of the instances; one that does not answer is not up."""
+
+    def __init__(self, instances, clock=time.monotonic):
+        self.instances, self.clock = instances, clock
+        self.versions = {}  # name → version, and until when it is believed
+
+    def read(self):
+        calls = []
+        for instance in self.instances:
+            name = instance["name"]
+            calls.append(Call((name, "ps"), instance["url"], "/api/ps"))
+            if self.versions.get(name, ("", 0.0))[1] <= self.clock():
+                calls.append(Call((name, "version"), instance["url"], "/api/version"))
+        call_all(calls)
+        found = {call.key: call for call in calls}
+        return [self.state(instance, found) for instance in self.instances]
+
+    def state(self, instance, found):
+        name = instance["name"]
+        state = {"name": name, "ollama": instance["ollama"], "up": False, "version": "", "models": []}
+        try:
+            if (name, "version") in found:
+                version = str(found[name, "version"].answer().get("version", ""))
+                self.versions[name] = (version, self.clock() + VERSION)
+            models = found[name, "ps"].answer().get("models") or []
+            state["models"] = [model_state(model) for model in models]
+            state["version"] = self.versions[name][0]
+            state["up"] = True
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+            state["why"] = str(error) or type(error).__name__
+            self.versions.pop(name, None)  # what comes up again may be another
+        return state
 
 
 def model_state(model):
+    size, vram = int(model.get("size") or 0), int(model.get("size_vram") or 0)
     return {
         "name": str(model.get("name", "")),
-        "size": int(model.get("size") or 0),
-        "vram": int(model.get("size_vram") or 0),
+        "size": size,
+        "vram": vram,
+        "host": max(0, size - vram),
         "context": int(model.get("context_length") or 0),
         "expires": str(model.get("expires_at") or ""),
     }
 
 
 # ---------------------------------------------------------------------------------------- output
+def plain(text):
+    """Text from the outside, without what would break a line, a terminal or an encoding."""
+    text = str(text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+
+
 def cell(value):
     """A CSV cell: text from the outside can't begin a formula, a line or a column."""
-    text = "" if value is None else str(value)
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = "" if value is None else plain(value)
     if text[:1] in ("=", "+", "-", "@") and not isinstance(value, (int, float)):
         text = "'" + text
     return '"' + text.replace('"', '""') + '"' if '"' in text or "," in text else text
 
 
 def append(path, header, rows):
-    """Adds lines; the file is opened for each, so that logrotate may move it away."""
+    """Adds lines, all or none; the file is opened for each time, so that logrotate may move it away."""
     if not rows:
         return
     text = "".join(",".join(map(cell, row)) + "\n" for row in rows)
-    with open(path, "a", encoding="utf-8") as file:
-        if file.tell() == 0:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        if size == 0:
             text = header + "\n" + text
-        file.write(text)
+        elif os.pread(handle, 1, size - 1) != b"\n":
+            text = "\n" + text  # a power cut has torn the last line
+        try:
+            write(handle, text.encode())
+        except OSError:
+            try:
+                os.ftruncate(handle, size)
+            except OSError:
+                pass  # no file that can be cut
+            raise
+    finally:
+        os.close(handle)
+
+
+def write(handle, data):
+    while data:
+        data = data[os.write(handle, data) :]
 
 
 def card_rows(now, cards):
@@ -241,7 +435,7 @@ def model_rows(now, states):
     rows = []
     for state in states:
         for model in state["models"] or [{}]:
-            keys = ("name", "size", "vram", "context", "expires")
+            keys = ("name", "size", "vram", "context", "expires", "host")
             rows.append([now, state["name"], int(state["up"])] + [model.get(key) for key in keys])
     return rows
 
@@ -254,7 +448,7 @@ METRICS = (
     ("ogen_gpu_temperature_celsius", "gauge", "Temperature of the card."),
     ("ogen_gpu_power_watts", "gauge", "Power draw of the card."),
     ("ogen_gpu_up", "gauge", "Whether the card answers the driver."),
-    ("ogen_gpu_info", "gauge", "Name of the card."),
+    ("ogen_gpu_info", "gauge", "Name of the card, and its driver."),
     ("ogen_gpu_driver_up", "gauge", "Whether the driver answers."),
     ("ogen_ollama_up", "gauge", "Whether the instance answers."),
     ("ogen_ollama_info", "gauge", "Version of the instance."),
@@ -265,7 +459,7 @@ METRICS = (
 
 
 def label(value):
-    return str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ").replace("\r", " ")
+    return plain(value).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def samples(cards, states, driver_up, now):
@@ -274,7 +468,9 @@ def samples(cards, states, driver_up, now):
     for card in cards:
         who = {"gpu": card["gpu"], "uuid": card.get("uuid", "")}
         found.append(("ogen_gpu_up", who, int("lost" not in card)))
-        found.append(("ogen_gpu_info", dict(who, name=card.get("name", "")), 1))
+        found.append(
+            ("ogen_gpu_info", dict(who, name=card.get("name", ""), driver=card.get("driver", "")), 1)
+        )
         for key, metric, scale in (
             ("used", "memory_used_bytes", 1),
             ("free", "memory_free_bytes", 1),
@@ -300,24 +496,32 @@ def samples(cards, states, driver_up, now):
 
 def exposition(found):
     """Prometheus' text format: each metric's samples together, under HELP and TYPE."""
+    own = {}
+    for metric, labels, value in found:
+        text = ",".join('%s="%s"' % (key, label(labels[key])) for key in sorted(labels))
+        line = "%s%s %s" % (metric, "{%s}" % text if text else "", round(value, 6))
+        own.setdefault(metric, []).append(line)
     lines = []
     for metric, kind, about in METRICS:
-        own = [(labels, value) for name, labels, value in found if name == metric]
-        if own:
-            lines += ["# HELP %s %s" % (metric, about), "# TYPE %s %s" % (metric, kind)]
-        for labels, value in own:
-            text = ",".join('%s="%s"' % (key, label(labels[key])) for key in sorted(labels))
-            lines.append("%s%s %s" % (metric, "{%s}" % text if text else "", round(value, 6)))
+        if metric in own:
+            lines += ["# HELP %s %s" % (metric, about), "# TYPE %s %s" % (metric, kind)] + own[metric]
     return "\n".join(lines) + "\n"
 
 
 def replace(path, text):
     """The whole new file or the whole old one, for a reader at any moment."""
     temporary = path + ".tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+        raise
 
 
 # ------------------------------------------------------------------------------------------ loop
@@ -325,13 +529,18 @@ class Monitor:
     def __init__(self, config):
         self.config = config
         self.cards = Cards()
+        self.instances = Instances(config["instances"])
         self.said = {}
 
-    def say(self, key, text):
+    def say(self, key, text, well="well again"):
         """A line to the journal when `text` is not what was said about `key` before."""
-        if self.said.get(key, "") != text:
-            print("%s: %s" % (key, text or "well again"), flush=True)
-            self.said[key] = text
+        if self.said.get(key, "") == text:
+            return
+        self.said[key] = text
+        try:
+            print(plain("%s: %s" % (key, text or well)), flush=True)
+        except OSError:
+            pass  # nobody listens
 
     def write(self, key, action, *args):
         try:
@@ -342,9 +551,9 @@ class Monitor:
 
     def round(self, now):
         cards, why = self.cards.read() if self.config["cards"] else ([], "")
-        states = [instance_state(instance) for instance in self.config["instances"]]
+        states = self.instances.read()
         self.report(cards, why, states)
-        stamp = datetime.datetime.fromtimestamp(now, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
         folder = self.config["csv"]
         self.write("cards.csv", append, folder + "/cards.csv", CARDS_HEADER, card_rows(stamp, cards))
         self.write("models.csv", append, folder + "/models.csv", MODELS_HEADER, model_rows(stamp, states))
@@ -357,9 +566,21 @@ class Monitor:
     def report(self, cards, why, states):
         self.say("driver", "no figures: " + why if why else "")
         for card in cards:
-            self.say("card %s" % card["gpu"], "lost: " + card["lost"] if "lost" in card else "")
+            who = " ".join(filter(None, ("card %s" % card["gpu"], card.get("uuid"))))
+            self.say(who, "lost: " + card["lost"] if "lost" in card else "")
         for state in states:
-            self.say("instance " + state["name"], "" if state["up"] else "down: " + state.get("why", ""))
+            who = "instance " + state["name"]
+            self.say(who, "" if state["up"] else "down: " + state.get("why", ""))
+            loaded = ", ".join(map(described, sorted(state["models"], key=lambda model: model["name"])))
+            self.say(who + " has loaded", loaded, "nothing")
+
+
+def described(model):
+    """A model and how much of it lies in host memory, where that makes it slow."""
+    if not model["host"]:
+        return model["name"]
+    gib = float(1 << 30)
+    return "%s (%.1f of %.1f GiB in host memory)" % (model["name"], model["host"] / gib, model["size"] / gib)
 
 
 def main(path, once):

@@ -21,9 +21,9 @@ TEMPLATES = shipped.folder("templates")
 TESTBED = Path(__file__).resolve().parents[1] / "testbed"
 SMI = """\
 #!/bin/sh
-echo '0, GPU-aa, NVIDIA "A", B, 1024, 23552, 24576, 35, 61, 210.50'
-echo '1, GPU-bb, =cmd, 0, 24576, 24576, [N/A], [N/A], [N/A]'
-echo '2, GPU-cc, lost one, [Unknown Error], [Unknown Error], [Unknown Error], x, x, x'
+echo '0, GPU-aa, 550.54.15, NVIDIA "A", B, 1024, 23552, 24576, 35, 61, 210.50'
+echo '1, GPU-bb, 550.54.15, =cmd, 0, 24576, 24576, [N/A], [N/A], [N/A]'
+echo '2, GPU-cc, 550.54.15, lost one, [Unknown Error], [Unknown Error], [Unknown Error], x, x, x'
 """
 
 
@@ -173,7 +173,7 @@ def test_monitor_writes_both_files(tmp_path: Path) -> None:
         for _ in range(2):
             done = script("monitor.py", config, "--once", PATH=smi(tmp_path))
             assert (done.returncode, done.stderr) == (0, "")
-    assert "card 2: lost" in done.stdout
+    assert "card 2 GPU-cc: lost" in done.stdout
     assert "instance gpu1: down" in done.stdout
     cards = rows(tmp_path / "cards.csv")
     assert len(cards) == 6, "appended, under one header"
@@ -190,6 +190,7 @@ def test_monitor_writes_both_files(tmp_path: Path) -> None:
     assert found['ogen_gpu_memory_used_bytes{gpu="0",uuid="GPU-aa"}'] == 1 << 30
     assert found['ogen_gpu_utilization_ratio{gpu="0",uuid="GPU-aa"}'] == 0.35
     assert found['ogen_gpu_up{gpu="2",uuid="GPU-cc"}'] == 0
+    assert found['ogen_gpu_info{driver="550.54.15",gpu="0",name="NVIDIA \\"A\\", B",uuid="GPU-aa"}'] == 1
     assert 'ogen_gpu_power_watts{gpu="1",uuid="GPU-bb"}' not in found
     assert found['ogen_ollama_up{ollama="127.0.0.1:11434"}'] == 1
     assert found['ogen_ollama_up{ollama="127.0.0.1:11435"}'] == 0

@@ -1,0 +1,182 @@
+"""The monitor on a box, as systemd runs it: cards, driver, instances and disk change under it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from cluster import Project
+from lab import lab
+from test_drain import until
+
+pytestmark = [pytest.mark.boxes, pytest.mark.timeout(300)]
+
+INVENTORY = """\
+version: 1
+ssh: {{user: admin, become: true, key: {key}}}
+models:
+  chat: {{from: "llama3.1:8b-instruct-q4_K_M", context: 8192, replicas: fill}}
+hosts:
+  box: {{address: {box}, gpus: [{{model: RTX 3090, count: 2}}], monitoring: {{interval: 1s}}}}
+"""
+BOTH = (
+    "24576:1024:35:61:210:NVIDIA GeForce RTX 3090:GPU-aa\n24576:2048:0:40:25:NVIDIA GeForce RTX 3090:GPU-bb\n"
+)
+LOST = BOTH.replace("24576:2048", "24576:lost")
+PROM = "/var/lib/prometheus/node-exporter/ogen.prom"
+LOGS = "/var/log/ogen/monitor"
+PATIENCE = 30
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The monitor's files lie on small disks of their own. The tests below run in order."""
+    with lab("monitor") as made:
+        made.up("box", ollama=True)
+        made.write("box", "/etc/testbed/gpus", BOTH)
+        made.sh("box", f"mkdir -p {LOGS} {PROM.rpartition('/')[0]} && mount -t tmpfs -o size=2m logs {LOGS}")
+        found = Project(made, tmp_path_factory.mktemp("project"), boxes=("box",))
+        found.write(INVENTORY)
+        found.ogen("provision")
+        found.ogen("apply", "--yes")
+        yield found
+
+
+def figures(box: Project) -> dict[str, float]:
+    lines = [line for line in box.lab.sh("box", f"cat {PROM}").splitlines() if line[:1] != "#"]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def of(metric: str, gpu: int, uuid: str) -> str:
+    return f'ogen_{metric}{{gpu="{gpu}",uuid="{uuid}"}}'
+
+
+def shows(box: Project, name: str, value: float) -> None:
+    until(lambda: figures(box).get(name) == value, PATIENCE)
+
+
+def told(box: Project) -> list[str]:
+    return box.lab.sh("box", "journalctl -q -o cat -u ogen-monitor --grep ': '").splitlines()
+
+
+def pid(box: Project) -> str:
+    return box.lab.sh("box", "systemctl show -p MainPID -p NRestarts --value ogen-monitor")
+
+
+def rows(box: Project, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(box.lab.sh("box", f"cat {LOGS}/{name}.csv"))))
+
+
+def written(box: Project, name: str) -> Callable[[], bool]:
+    """Whether a line has come since this call."""
+    before = len(rows(box, name))
+    return lambda: len(rows(box, name)) > before
+
+
+def test_figures_of_cards_and_instances(box: Project) -> None:
+    shows(box, of("gpu_memory_used_bytes", 1, "GPU-bb"), 2048 << 20)
+    box.values["pid"] = pid(box)
+    found = figures(box)
+    assert found[of("gpu_memory_free_bytes", 0, "GPU-aa")] == (24576 - 1024) << 20
+    assert found[of("gpu_memory_total_bytes", 0, "GPU-aa")] == 24576 << 20
+    assert found[of("gpu_utilization_ratio", 0, "GPU-aa")] == 0.35
+    assert found[of("gpu_temperature_celsius", 0, "GPU-aa")] == 61
+    assert found[of("gpu_power_watts", 0, "GPU-aa")] == 210
+    assert found['ogen_ollama_up{ollama="127.0.0.1:11435"}'] == 1
+    model = '{model="chat:latest",ollama="127.0.0.1:11434"}'
+    assert found["ogen_ollama_model_vram_bytes" + model] == found["ogen_ollama_model_size_bytes" + model] > 0
+    until(written(box, "models"), PATIENCE)
+    last = rows(box, "models")[-1]
+    assert (last["instance"], last["up"], last["model"], last["host_bytes"]) == (
+        "gpu1",
+        "1",
+        "chat:latest",
+        "0",
+    )
+    assert {row["uuid"] for row in rows(box, "cards")} == {"GPU-aa", "GPU-bb"}
+    maps = box.lab.sh("box", f"cat /proc/{pid(box).split()[0]}/maps")
+    assert "libnvidia-ml.so.1" in maps, "through NVML, in its sandbox"
+
+
+def test_readings_that_change(box: Project) -> None:
+    box.lab.write("box", "/etc/testbed/gpus", BOTH.replace("24576:1024:35", "24576:20000:99"))
+    shows(box, of("gpu_memory_used_bytes", 0, "GPU-aa"), 20000 << 20)
+    assert figures(box)[of("gpu_utilization_ratio", 0, "GPU-aa")] == 0.99
+
+
+def test_a_lost_card(box: Project) -> None:
+    box.lab.write("box", "/etc/testbed/gpus", LOST)
+    shows(box, of("gpu_up", 1, "GPU-bb"), 0)
+    found = figures(box)
+    assert of("gpu_memory_used_bytes", 1, "GPU-bb") not in found
+    assert found[of("gpu_up", 0, "GPU-aa")] == 1, "the other goes on"
+    box.lab.write("box", "/etc/testbed/gpus", BOTH)
+    shows(box, of("gpu_up", 1, "GPU-bb"), 1)
+    lines = [line for line in told(box) if line.startswith("card")]
+    assert lines == [
+        "card 1 GPU-bb: lost: nvmlDeviceGetHandleByIndex_v2: error 15",
+        "card 1 GPU-bb: well again",
+    ]
+
+
+@pytest.mark.parametrize("code", ["!9", "!18"])
+def test_a_driver_that_is_loaded_anew(box: Project, code: str) -> None:
+    box.lab.write("box", "/etc/testbed/gpus", code + "\n" + BOTH)
+    shows(box, "ogen_gpu_driver_up", 0)
+    assert of("gpu_up", 0, "GPU-aa") not in figures(box)
+    assert "driver: no figures: " in told(box)[-1]
+    box.lab.write("box", "/etc/testbed/gpus", BOTH)
+    shows(box, "ogen_gpu_driver_up", 1)
+    shows(box, of("gpu_up", 0, "GPU-aa"), 1)
+    until(lambda: told(box)[-1] == "driver: well again", PATIENCE)
+
+
+def test_an_instance_that_goes_down(box: Project) -> None:
+    up = 'ogen_ollama_up{ollama="127.0.0.1:11434"}'
+    box.lab.sh("box", "systemctl stop ogen-ollama-gpu0")
+    shows(box, up, 0)
+    assert figures(box)['ogen_ollama_up{ollama="127.0.0.1:11435"}'] == 1
+    assert "instance gpu0: down: Connection refused" in told(box)
+    box.lab.sh("box", "systemctl start ogen-ollama-gpu0")
+    shows(box, up, 1)
+
+
+def test_a_model_that_spills(box: Project) -> None:
+    box.lab.write("box", "/etc/testbed/ollama-fault", "novram")
+    box.lab.sh("box", "systemctl restart ogen-ollama-gpu0")
+    until(lambda: any("GiB in host memory" in line for line in told(box)), PATIENCE)
+    model = '{model="chat:latest",ollama="127.0.0.1:11434"}'
+    found = figures(box)
+    assert 0 < found["ogen_ollama_model_vram_bytes" + model] < found["ogen_ollama_model_size_bytes" + model]
+    box.lab.sh("box", "rm /etc/testbed/ollama-fault; systemctl restart ogen-ollama-gpu0")
+
+
+def test_a_full_disk(box: Project) -> None:
+    box.lab.sh("box", f"cat /dev/zero >{LOGS}/fill 2>/dev/null; true")
+    until(lambda: "cards.csv: not written: No space left on device" in told(box), PATIENCE)
+    box.lab.write("box", "/etc/testbed/gpus", BOTH.replace("24576:1024", "24576:3000"))
+    shows(box, of("gpu_memory_used_bytes", 0, "GPU-aa"), 3000 << 20)  # the textfile lies elsewhere
+    box.lab.sh("box", f"rm {LOGS}/fill")
+    until(lambda: "cards.csv: well again" in told(box), PATIENCE)
+    until(written(box, "cards"), PATIENCE)
+    for name in ("cards", "models"):
+        keys = set(rows(box, name)[0])
+        assert all(set(row) == keys and None not in row.values() for row in rows(box, name)), "no torn line"
+
+
+def test_rotation_while_it_writes(box: Project) -> None:
+    box.lab.sh("box", "/usr/sbin/logrotate -f /etc/logrotate.d/ogen")
+    until(lambda: box.lab.sh("box", f"ls {LOGS}/cards.csv 2>/dev/null", check=False) != "", PATIENCE)
+    until(written(box, "cards"), PATIENCE)
+    old = box.lab.sh("box", f"cat {LOGS}/cards.csv-*")
+    assert old.startswith("time,gpu,uuid")
+    assert old.endswith("\n")
+
+
+def test_it_was_one_process_all_the_time(box: Project) -> None:
+    assert pid(box) == box.values["pid"]
+    said = json.dumps(told(box))
+    assert "Traceback" not in said
