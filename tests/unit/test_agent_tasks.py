@@ -27,7 +27,7 @@ from ogen.agent.errors import AgentError
 from ogen.agent.machine import Done, Machine
 from ogen.agent.tasks_host import Host
 from ogen.playbook import FACTS
-from ogen.playbook.modules import FROM_HELLO, LOOKS, MODULES
+from ogen.playbook.modules import FLEET, FROM_HELLO, LOOKS, MODULES
 
 User = namedtuple("User", "pw_name pw_uid pw_gid pw_dir pw_shell")
 Group = namedtuple("Group", "gr_name gr_gid gr_mem")
@@ -833,7 +833,8 @@ def test_facts_of_distributions(root: Path, release: str, point: str, wanted: tu
 
 # ---------------------------------------------------------------------------------------- the whole
 def test_the_agent_has_every_module_that_playbooks_know() -> None:
-    assert set(tasks.MODULES) == set(MODULES) - FROM_HELLO - LOOKS
+    assert set(tasks.MODULES) == set(MODULES) - FROM_HELLO - LOOKS - set(FLEET)
+    assert set(tasks.FOLDER) <= set(tasks.MODULES)
 
 
 def test_the_source_is_python_3_8() -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from ogen import shipped
 from ogen.errors import OgenError, PlaybookError, Problems
-from ogen.playbook import find, load
-from ogen.playbook.modules import MODULES, short_name
+from ogen.playbook import find, load, sizes
+from ogen.playbook.modules import FLEET, MODULES, short_name
 
 WHOLE = """\
 - name: First
@@ -54,7 +54,7 @@ def errors_of(path: Path) -> list[OgenError]:
 def test_everything_of_the_subset(tmp_path: Path) -> None:
     first, second = load(write(tmp_path, WHOLE)).plays
     assert (first.name, first.hosts, first.become, first.gather_facts) == ("First", "boxes", True, False)
-    assert (first.serial, first.max_fail_percentage) == ((1, "25%", "100%"), 10.0)
+    assert (sizes(first, {}), first.max_fail_percentage) == ((1, "25%", "100%"), 10.0)
     assert first.force_handlers
     copy, apt = first.tasks
     assert copy.module == "copy"
@@ -64,7 +64,7 @@ def test_everything_of_the_subset(tmp_path: Path) -> None:
     assert str(copy.args["dest"].where).endswith("play.yaml:12:52")
     assert (apt.module, apt.name, apt.title) == ("apt", None, "apt")
     assert first.handlers[0].module == "systemd_service"
-    assert (second.name, second.serial, second.become) == ("all", ("100%",), False)
+    assert (second.name, sizes(second, {}), second.become) == ("all", None, False)
 
 
 def play(task: str) -> str:
@@ -111,6 +111,17 @@ REFUSED = {
     "free form": (play("command: ls -l"), (3, 16), "map"),
     "unknown parameter": (play("apt: {name: x, deb: y}"), (3, 22), "deb"),
     "missing parameter": (play("copy: {dest: /x}"), (3, 13), "`content`"),
+    "changed_when that depends": (
+        play("{command: {cmd: ls}, changed_when: r.rc == 0}"),
+        (3, 42),
+        "true or false",
+    ),
+    "changed_when of a file": (
+        play("{file: {path: /x, state: touch}, changed_when: false}"),
+        (3, 40),
+        "by themselves",
+    ),
+    "short name of ogen's": (play("release: {state: present}"), (3, 7), "outside"),
     "command without creates": (play("command: {cmd: ls}"), (3, 16), "creates"),
     "unarchive without creates": (play("unarchive: {src: /x, dest: /y}"), (3, 18), "creates"),
     "get_url without checksum": (play("get_url: {url: 'https://x', dest: /x}"), (3, 16), "verified"),
@@ -172,7 +183,7 @@ def test_full_and_short_names() -> None:
 
 def test_the_shipped_playbooks_load() -> None:
     files = sorted(shipped.folder("playbooks").glob("*.yaml"))
-    assert [f.name for f in files] == ["provision.yaml"]
+    assert [f.name for f in files] == ["apply.yaml", "provision.yaml", "retire.yaml", "rollback.yaml"]
     for file in files:
         tasks = [t for p in load(file).plays for t in (*p.tasks, *p.handlers)]
         assert all(t.name and t.module in MODULES for t in tasks)
@@ -195,10 +206,33 @@ def test_an_override_stays_inside_of_the_project(tmp_path: Path) -> None:
         find("provision.yaml", project)
 
 
+def test_serial_may_be_an_expression(tmp_path: Path) -> None:
+    text = "- {hosts: all, serial: \"{{ ogen_batches | default(['100%']) }}\"}\n"
+    (play,) = load(write(tmp_path, text)).plays
+    assert sizes(play, {"ogen_batches": [1, "25%"]}) == (1, "25%")
+    assert sizes(play, {}) == ("100%",)
+    assert sizes(play, {"ogen_batches": 3}) == (3,)
+    with pytest.raises(PlaybookError, match=r"serial.*'half'") as caught:
+        sizes(play, {"ogen_batches": "half"})
+    assert str(caught.value.where).endswith("play.yaml:1:24")
+
+
+def test_a_command_says_whether_it_changes_something(tmp_path: Path) -> None:
+    text = play("{command: {cmd: ls}, changed_when: false}") + "    - {command: {cmd: a, creates: /b}}\n"
+    looks, makes = load(write(tmp_path, text)).plays[0].tasks
+    assert (looks.changed_when, makes.changed_when) == (False, None)
+
+
 def test_ansible_takes_the_shipped_playbooks(tmp_path: Path) -> None:
+    """Its own modules are those of a collection: here it only has to be there."""
     pytest.importorskip("ansible", reason="ansible-core is not installed")
+    modules = tmp_path / "ansible_collections/ogen/fleet/plugins/modules"
+    modules.mkdir(parents=True)
+    for name in FLEET:
+        (modules / f"{name.rpartition('.')[2]}.py").touch()
     command = [Path(sys.executable).with_name("ansible-playbook"), "--syntax-check", "-i", "localhost,"]
     for file in sorted(shipped.folder("playbooks").glob("*.yaml")):
-        env = {**os.environ, "ANSIBLE_HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+        places = {"ANSIBLE_HOME": str(tmp_path / "home"), "ANSIBLE_COLLECTIONS_PATH": str(tmp_path)}
+        env = {**os.environ, **places, "LC_ALL": "C.UTF-8"}
         done = subprocess.run([*command, file], env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr

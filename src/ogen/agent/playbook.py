@@ -18,18 +18,22 @@ def ansible_facts(session: Session, message: Message, data: bytes) -> None:
 
 def stat(session: Session, message: Message, data: bytes) -> None:
     """What a playbook's `stat` tells of a path, before the first step."""
-    session.reply(stat=tasks_facts.look(str(message["path"])))
+    session.reply(stat=tasks_facts.look(session.host.disk.real(str(message["path"]))))
 
 
 def steps(session: Session, message: Message, data: bytes) -> None:
     """The steps of a playbook; a host that was never applied to has no locks to take yet."""
     held = Locks(session.host)
     document = message["document"]
-    host = Host(check=bool(document["check"]))
+    disk = session.host.disk
+    host = Host(check=bool(document["check"]), root=disk.real("/"))
+    host.folder = disk.relocated
+    host.promised = session.promised
+    host.promised.update(map(str, document.get("promised", ())))
     host.fetch = lambda digest: parts.fetch(session, digest)
     if not document["check"]:
-        if session.host.disk.lstat(locks.SESSION):
-            held.take({"who": str(document.get("who", "")), "what": "provision"})
+        if disk.lstat(locks.SESSION):
+            held.take({"who": str(document.get("who", "")), "what": "tasks"})
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a package half installed is worse than a late end
     try:
         session.reply(whole=tasks.run(document, session.wire.tell, host))

@@ -62,6 +62,8 @@ def _one(step: Mapping[str, Any], host: Host) -> Result:
     """One step's result; whatever goes wrong in it is a failed step, never a dead agent."""
     module = MODULES.get(step["module"], _unknown)
     try:
+        if host.folder and step["module"] not in FOLDER:
+            raise Failed("%s: this host is a folder (`root`), it has nothing but files" % step["module"])
         done = module(step["args"], host)
     except Failed as error:
         done = _failure(str(error))
@@ -80,21 +82,26 @@ def _unknown(args: Args, host: Host) -> Result:
 
 # ---------------------------------------------------------------------------- the two smallest modules
 def command(args: Args, host: Host) -> Result:
-    """Ansible's `command` with `creates`: nothing runs where that path is there already."""
-    if host.exists(args["creates"]):
+    """Ansible's `command`: nothing runs where the path of `creates` is there already. Without `creates` the
+    task has said itself, by `changed_when`, whether it changes something; a check does not run it."""
+    if args.get("creates") and host.exists(args["creates"]):
         return result([], "did not run: %s exists" % args["creates"])
     words = list(args.get("argv") or shlex.split(args.get("cmd", "")))
     if not words:
         raise Failed("neither `cmd` nor `argv` says what to run")
     if not host.check:
         host.do(*words)
-    return result([("creates", "absent", args["creates"])], "ran " + " ".join(words))
+    made = ("creates", "absent", args["creates"]) if "creates" in args else ("command", "", " ".join(words))
+    did = "would run " if host.check else "ran "
+    return result([made] if args.get("changed_when", True) else [], did + " ".join(words))
 
 
 def fail(args: Args, host: Host) -> Result:
     raise Failed(args.get("msg", "Failed as requested from task"))
 
 
+#: modules that change files alone, or nothing
+FOLDER = ("copy", "fail", "file", "get_url")
 MODULES: Dict[str, Callable[[Args, Host], Result]] = {
     "apt": apt,
     "command": command,

@@ -31,6 +31,7 @@ class Host:
         self.check = check
         self.root = root
         self.machine = machine or Machine()
+        self.folder = False  # it is a folder of another machine, which has nothing but files
         self.promised: Set[str] = set()  # "user ollama", "group render", "packages", "file /x"
         self.fetched = False  # apt's lists, once in a run
         self.announce: Callable[[], None] = lambda: None  # called before a tool changes something

@@ -35,8 +35,8 @@ def _properties(unit: str, host: Host) -> Dict[str, str]:
 
 
 def _missing(unit: str, args: Args, host: Host) -> Result:
-    """In check mode a package of an earlier step would have brought the unit."""
-    if host.check and "packages" in host.promised:
+    """In check mode a package of an earlier step would have brought the unit, or the release."""
+    if host.check and ("packages" in host.promised or "unit " + unit in host.promised):
         wanted = [
             (key, "to be installed", str(args[key])) for key in ("state", "enabled", "masked") if key in args
         ]

@@ -15,9 +15,9 @@ from .exits import Exit, worst
 from .shares import batches, share
 
 if TYPE_CHECKING:
-    from ..errors import HostError
     from ..plan.model import Plan
-    from ..push import Comparison, Outcome, Target
+    from ..push import Outcome, Target
+    from ..push.around import Around
     from .events import Stream
     from .fleet import Fleet
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--events", metavar="FILE", help="Append what happens as JSON lines to FILE; - is stdout, alone there."
 )
+@options.tags
 @options.shape("text", "json")
 @options.parallel
 def command(
@@ -62,6 +63,7 @@ def command(
     skip_offline: bool,
     prune_models: bool,
     events: str | None,
+    tags: str | None,
     shape: str,
     parallel: int,
 ) -> Exit:
@@ -71,34 +73,42 @@ def command(
     or the old one comes back. Hosts that are as they should be are not touched. Hosts with instances change
     in batches, a canary first; balancers get what is really in force (docs/rollout.md).
 
+    Runs playbooks/apply.yaml: the one beside the inventory, else the one that comes with ogen. Tasks of
+    your own may stand before and after its release (docs/playbooks.md).
+
     Ctrl-C once: hosts under way are finished, no other is started. Twice: stop watching.
 
     \b
     Exit codes: 0 done, or nothing to do   3 some hosts failed   4 unreachable   5 locked   6 rolled back
     """
-    from . import fleet, project
+    from .. import push
+    from . import fleet, plays, project
     from .events import Stream
+    from .preview import preview
 
     if events == "-" and shape == "json":
         raise click.UsageError(
             "--events - and --format json both want stdout; the events end with the result"
         )
     ready = fleet.fleet(path, parallel)
-    ready = replace(
-        ready, options=replace(ready.options, **_rules(batch, max_fail), skip_offline=skip_offline)
-    )
+    course = plays.of(ready, "present", tags)
+    rules = _rules(batch, max_fail)
+    ready = replace(ready, options=replace(ready.options, **rules, skip_offline=skip_offline))
+    ready = plays.ruled(ready, course[0], rules)
     names = _resumed(ready, limit) if failed else None
     if names is not None and not names:
         return _nothing(shape)
     planned, targets = fleet.wish(ready, limit, names)
     project.tell(planned.remarks)
+    ids = {target.host.name: target.release for target in targets}
+    around = plays.around(ready, course, push.pools_of(planned), lambda name: {"ogen_release": ids[name].id})
     if dry_run:
         if prune_models:
             prune.preview(ready, [t.host for t in targets if t.host.root is None])
-        return preview(ready, targets, shape)
+        return preview(ready, targets, shape, around)
     if shape == "text" and not yes and not _asked(ready, targets):
         return Exit.CHANGES
-    return roll_out(ready, planned, targets, shape, Stream(events), prune_models=prune_models)
+    return roll_out(ready, planned, targets, shape, Stream(events), around, prune_models=prune_models)
 
 
 def _rules(batch: tuple[int | str, ...] | None, max_fail: int | str | None) -> dict[str, Any]:
@@ -129,44 +139,15 @@ def _nothing(shape: str) -> Exit:
 
 
 # ---------------------------------------------------------------------------------- before the rollout
-def preview(ready: Fleet, targets: tuple[Target, ...], shape: str) -> Exit:
-    """What would be done, as a diff."""
-    from ..errors import OfflineError, Problems
-    from . import diff, live
-
-    found, errors = _looked(ready, targets)
-    skipped = [e for e in errors if ready.options.skip_offline and isinstance(e, OfflineError)]
-    if len(skipped) < len(errors):
-        raise Problems(errors)
-    for error in skipped:
-        console.say(f"note: {error.host} is left out: {error.message}")
-    live.tell_absent(found)
-    there = [t for t in targets if t.host.name in found]
-    shown = live.differences(there, found, ready, context=3)
-    diff.show(shown, shape, stat=False)
-    return Exit.CHANGES if shown.changed else Exit.DONE
-
-
-def _looked(ready: Fleet, targets: tuple[Target, ...]) -> tuple[dict[str, Comparison], list[HostError]]:
-    """What the hosts say, and why some say nothing."""
-    from .. import push
-    from ..errors import HostError
-    from .progress import progress
-
-    with progress(len(targets), looking=True) as watch:
-        answers = push.compare(targets, ready.options, watch)
-    errors = [answer for answer in answers.values() if isinstance(answer, HostError)]
-    return {n: a for n, a in answers.items() if not isinstance(a, HostError)}, errors
-
-
 def _asked(ready: Fleet, targets: tuple[Target, ...]) -> bool:
     """On a terminal the person sees what changes, and says yes or no."""
     from ..release import text
     from . import fleet, live
+    from .preview import looked
 
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    found, errors = _looked(ready, targets)
+    found, errors = looked(ready, targets, None)
     there = [t for t in targets if t.host.name in found]
     shown = live.differences(there, found, ready, context=3)
     if not shown.changed:
@@ -188,6 +169,7 @@ def roll_out(
     targets: tuple[Target, ...],
     shape: str,
     stream: Stream,
+    around: Around | None = None,
     *,
     prune_models: bool = False,
 ) -> Exit:
@@ -204,8 +186,15 @@ def roll_out(
             watch(event)
             stream(event)
 
+        if around:
+            around.on_event = tell
         rollout = push.Rollout(
-            targets, ready.options, tell, push.pools_of(planned), origins=origins_of(planned)
+            targets,
+            ready.options,
+            tell,
+            push.pools_of(planned),
+            origins=origins_of(planned),
+            around=around,
         )
         whole = watched(rollout.run, ready.options)
     done = rollout.outcome()

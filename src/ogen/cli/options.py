@@ -43,6 +43,13 @@ def shape(*choices: str) -> Callable[[F], F]:
     return add
 
 
+def tags(command: F) -> F:
+    """--tags; passed as `tags`, None if not given."""
+    return click.option(
+        "--tags", metavar="TAG,…", help="Only the playbook's tasks with one of these tags, and its release."
+    )(command)
+
+
 def parallel(command: F) -> F:
     """--parallel N; passed as `parallel`."""
     return click.option(

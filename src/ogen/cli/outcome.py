@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import console, failure
+from . import console, failure, steps
 from .exits import Exit, worst
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def row(result: HostResult) -> dict[str, Any]:
         "skipped": list(result.skipped),
         "without": list(result.without),
         "unused": {"models": list(result.unused.models), "bytes": result.unused.bytes},
+        "steps": [step.document() for step in result.steps],
     }
 
 
@@ -83,6 +84,7 @@ def _table(results: Sequence[HostResult], words: Sequence[str]) -> None:
         shown = console.paint(word.ljust(span), colour) if colour else word.ljust(span)
         rest = "  ".join(part for part in (_releases(result), _time(result), _more(result)) if part)
         console.raw(f"{console.safe(result.host).ljust(wide)}  {shown}  {console.safe(rest)}".rstrip() + "\n")
+        steps.lines(result.steps, check=False)
 
 
 def _releases(result: HostResult) -> str:

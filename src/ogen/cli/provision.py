@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from difflib import unified_diff
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
-from . import console, failure, options
+from . import console, failure, options, steps
 from .exits import Exit, worst
 
 if TYPE_CHECKING:
-    from ..playbook import Playbook
-    from ..push.provision import Provisioned, StepResult
+    from ..push.provision import Provisioned
 
 PLAYBOOK = "provision.yaml"
 _COLOUR = {"changed": "green", "pending": "yellow", "unchanged": "", "skipped": "", "withheld": "yellow"}
@@ -43,38 +40,17 @@ def command(path: Path, check: bool, tags: str | None, limit: str | None, shape:
     Exit codes: 0 done   2 --check found changes   3 some hosts failed   4 unreachable   5 locked
     """
     from ..push.provision import provision
-    from . import fleet
+    from . import fleet, plays
     from .progress import progress
 
     ready = fleet.fleet(path, parallel, what="provision")
-    playbook = _playbook(ready.inventory.folder)
-    chosen = _tags(playbook, tags)
+    playbook = plays.playbook(PLAYBOOK, ready.inventory.folder)
+    chosen = plays.chosen(playbook, tags)
     hosts = ready.hosts(limit)
     with fleet.interruptible(ready.options), progress(len(hosts)) as watch:
         done = provision(ready.inventory, hosts, playbook, ready.options, watch, check=check, tags=chosen)
     show(done, shape, check=check)
     return Exit.INTERRUPTED if ready.options.stop.is_set() else exit_of(done)
-
-
-def _playbook(folder: str) -> Playbook:
-    from ..playbook import find, load
-
-    found = find(PLAYBOOK, Path(folder))
-    own = found.is_relative_to(folder)
-    return load(found, str(Path("playbooks", PLAYBOOK)) if own else None)
-
-
-def _tags(playbook: Playbook, wanted: str | None) -> frozenset[str]:
-    """Those of --tags; one that no task has is an error, for it would do nothing and say "done"."""
-    if wanted is None:
-        return frozenset()
-    chosen = frozenset(tag.strip() for tag in wanted.split(",")) - {""}
-    known = {tag for play in playbook.plays for task in play.tasks for tag in task.tags}
-    unknown = sorted(chosen - known)
-    if unknown or not chosen:
-        hint = f"there are {', '.join(sorted(known - {'always'})) or 'none'}"
-        raise UsageError(f"no task has the tag {', '.join(unknown) or wanted!r}", hint=hint)
-    return chosen
 
 
 def exit_of(results: Sequence[Provisioned]) -> Exit:
@@ -105,16 +81,7 @@ def _host(result: Provisioned, wide: int, *, check: bool) -> None:
     spent = f"  {result.seconds:.1f} s" if result.seconds and result.status != "unchanged" else ""
     note = f"  {console.safe(result.message)}" if result.message else ""
     console.raw(f"{console.safe(result.host).ljust(wide)}  {status}{spent}{note}\n")
-    for step in result.changes:
-        console.out(f"  {step.name}" if check else f"  {step.name}: {step.msg or 'done'}")
-        for line in _difference(step) if check else ():
-            console.raw(f"    {line}\n")
-
-
-def _difference(step: StepResult) -> list[str]:
-    """The lines of a step's diff, coloured, without those that stay."""
-    lines = list(unified_diff(step.before.splitlines(), step.after.splitlines(), n=0, lineterm=""))[2:]
-    return [console.paint(line, "green" if line[0] == "+" else "red") for line in lines if line[0] in "+-"]
+    steps.lines(result.changes, check=check)
 
 
 def _row(result: Provisioned) -> dict[str, Any]:
@@ -123,15 +90,5 @@ def _row(result: Provisioned) -> dict[str, Any]:
         "status": result.status,
         "message": result.message,
         "seconds": result.seconds,
-        "steps": [
-            {
-                "name": step.name,
-                "module": step.module,
-                "changed": step.changed,
-                "failed": step.failed,
-                "msg": step.msg,
-                "diff": {"before": step.before, "after": step.after},
-            }
-            for step in result.steps
-        ],
+        "steps": [step.document() for step in result.steps],
     }

@@ -19,30 +19,44 @@ if TYPE_CHECKING:
 @click.command()
 @options.inventory
 @click.argument("name", metavar="HOST")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would go, and do nothing. Exit code 2: there is something."
+)
 @click.option("--yes", "-y", is_flag=True, help="Don't ask on a terminal.")
+@options.tags
 @options.shape("text", "json")
 @options.parallel
-def command(path: Path, name: str, yes: bool, shape: str, parallel: int) -> Exit:
+def command(
+    path: Path, name: str, dry_run: bool, yes: bool, tags: str | None, shape: str, parallel: int
+) -> Exit:
     """Take all that is ogen's from a host.
 
     The host must be `state: out`, and the balancers must have been applied since, so that nobody sends
     to it. Its instances end what they do, then units, links, /etc/ogen and the versions of Ollama below
     /opt/ogen go. Models, logs, users and packages stay. The stock ollama.service is enabled and started
-    again if it was so when ogen first held it off.
+    again if it was so when ogen first held it off. Runs playbooks/retire.yaml, as `ogen apply` runs its own.
     """
-    from ..push import operate
-    from ..push.results import Outcome
-    from . import fleet, outcome
+    from ..push import Pools, operate
+    from ..push.results import Outcome, Target
+    from ..release.model import Release
+    from . import fleet, outcome, plays
+    from .preview import preview
     from .progress import progress
 
     ready = fleet.fleet(path, parallel, what="retire")
     host = _leaver(ready, name)
+    course = plays.of(ready, "absent", tags)
+    around = plays.around(ready, course, Pools(), lambda _: {"ogen_release": "", "ogen_retire": name})
     _nobody_routes(ready, host)
+    if dry_run:
+        return preview(ready, (Target(host, Release(name, ())),), shape, around)
     if not fleet.agreed(f"remove all that is ogen's from {name}?", yes or shape != "text"):
         console.say("nothing was changed")
         return Exit.CHANGES
     with fleet.interruptible(ready.options), progress(1) as watch:
-        done = operate.retire(host, ready.options, watch)
+        if around:
+            around.on_event = watch
+        done = operate.retire(host, ready.options, watch, around)
     return outcome.show(Outcome((done,)), shape, applied="retired")
 
 

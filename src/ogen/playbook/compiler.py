@@ -143,6 +143,8 @@ def _step(task: Task, play: int, names: Mapping[str, Any], title: str, handler: 
         problem = fault(task.module, key, args[key])
         if problem:
             raise PlaybookError(f"`{key}` of {task.module} {problem}", where=node.where)
+    if task.changed_when is not None:
+        args["changed_when"] = task.changed_when
     return Step(task.module, args, title, task.notify, play, handler, task.where)
 
 

@@ -14,6 +14,7 @@ from . import expressions
 from .expressions import OUTSIDE
 from .model import Play, Playbook, Task
 from .modules import FROM_HELLO, LOOKS, MODULES, fault, normal, short_name
+from .serial import SIZES, SIZES_HINT, is_size
 
 _PLAY_KEYS = (
     "name",
@@ -36,13 +37,13 @@ _HINTS = {
     "register": "no task may depend on another's result: what `stat` finds is known before the first",
     "become": "set it for the play",
     "args": "write the parameters below the module's name",
+    "changed_when": "true or false, at a task with `command`; the other modules know by themselves",
     "action": "write the module's name as the key",
 }
 #: plain words that YAML 1.1 (Ansible) and YAML 1.2 (ogen) read differently
 _AMBIGUOUS = re.compile(
     r"yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF|[-+]?0[0-9_]+|0o[0-7]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+"
 )
-_PERCENT = re.compile(r"(100|[1-9]?[0-9])%")
 
 
 def find(name: str, project: Path | None) -> Path:
@@ -131,16 +132,16 @@ class _Reader:
             self.checked(expressions.check, value)
         return dict(node.items())
 
-    def _serial(self, node: Node | None) -> tuple[int | str, ...]:
+    def _serial(self, node: Node | None) -> Node | None:
         if node is None:
-            return ("100%",)
-        sizes = node.value if node.is_list else [node]
-        for size in sizes:
-            number = isinstance(size.value, int) and not isinstance(size.value, bool) and size.value > 0
-            percent = isinstance(size.value, str) and _PERCENT.fullmatch(size.value) and size.value != "0%"
-            if not number and not percent:
-                self.error("`serial` wants numbers from 1 on, or percentages", size.where, 'as in [1, "25%"]')
-        return tuple(size.value for size in sizes) or ("100%",)
+            return None
+        if isinstance(node.value, str) and "{{" in node.value:
+            self.checked(expressions.check, node)
+            return node
+        for size in node.value if node.is_list else [node]:
+            if not is_size(size.value):
+                self.error(SIZES, size.where, SIZES_HINT)
+        return node
 
     def _percentage(self, node: Node | None) -> float | None:
         if node is None:
@@ -169,7 +170,8 @@ class _Reader:
         keys = _HANDLER_KEYS if handler else _TASK_KEYS
         modules = [key for key in node.value if short_name(key)]
         looks = len(modules) == 1 and short_name(modules[0]) in LOOKS and not handler
-        also = ("register",) if looks else ()
+        runs = len(modules) == 1 and short_name(modules[0]) == "command"
+        also = ("register",) if looks else ("changed_when",) if runs else ()
         self._known(node, (*keys, *modules, *also), "handler" if handler else "task")
         if len(modules) != 1:
             if modules:
@@ -187,19 +189,21 @@ class _Reader:
             self.error(f"{module} needs `register`: the name that its result goes by", node.where)
         elif module in LOOKS and handler:
             self.error(f"{module} is for tasks: handlers come after the last one", node.where)
+        changed = self._bool(node, "changed_when", False) if runs and "changed_when" in node.value else None
         return Task(
             name=name,
             module=module,
-            args=self._args(module, node.value[modules[0]]),
+            args=self._args(module, node.value[modules[0]], stated=changed is not None),
             where=node.where,
             when=self._when(node.get("when")),
             loop=self._loop(node.get("loop")),
             notify=self._names(node.get("notify")),
             tags=tags | self._tags(node),
             register=register,
+            changed_when=changed,
         )
 
-    def _args(self, module: str, node: Node) -> dict[str, Node]:
+    def _args(self, module: str, node: Node, *, stated: bool = False) -> dict[str, Node]:
         """The parameters of a module; a value without an expression is checked at once."""
         if node.value is None and not MODULES[module]:
             return {}
@@ -224,7 +228,8 @@ class _Reader:
                 if problem:
                     self.error(f"`{key}` of {module} {problem}", value.where)
         for key, parameter in MODULES[module].items():
-            if parameter.required and key not in node.value:
+            needless = stated and key == "creates"  # it says itself whether it changes something
+            if parameter.required and key not in node.value and not needless:
                 self.error(f"{module} needs `{key}`", node.where, _needed(module, key))
         return {key: value for key, value in node.items() if key in MODULES[module]}
 
@@ -309,5 +314,6 @@ def _needed(module: str, key: str) -> str | None:
     if (module, key) == ("get_url", "checksum"):
         return "what comes from elsewhere is verified: checksum: sha256:…"
     if key == "creates":
-        return f"without it a second run would change things again; {OUTSIDE}"
+        also = "; for one that only looks, `changed_when: false`" if module == "command" else ""
+        return f"without it a second run would change things again{also}; {OUTSIDE}"
     return None

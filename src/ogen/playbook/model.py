@@ -23,6 +23,7 @@ class Task:
     notify: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()  # with those of the play
     register: str = ""  # what the result of a look goes by
+    changed_when: bool | None = None  # of a command: whether it counts as a change
 
     @property
     def title(self) -> str:
@@ -31,7 +32,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One play; `serial` and `max_fail_percentage` as in Ansible."""
+    """One play; `serial` and `max_fail_percentage` as in Ansible, None where nothing is said."""
 
     name: str
     hosts: str
@@ -39,7 +40,7 @@ class Play:
     become: bool = False
     gather_facts: bool = True
     force_handlers: bool = False  # handlers run although a later task failed
-    serial: tuple[int | str, ...] = ("100%",)
+    serial: Node | None = None  # numbers and percentages, or an expression that gives them
     max_fail_percentage: float | None = None
     vars: Mapping[str, Node] = field(default_factory=dict)
     tasks: tuple[Task, ...] = ()

@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 Kind = Literal["text", "texts", "list", "bool", "number", "path", "mode"]
 COLLECTION = "ansible.builtin."
+#: ogen's own: what `apply`, `rollback` and `retire` do themselves (course.py); always by their full names
+RELEASE, MODELS, DRAIN = "ogen.fleet.release", "ogen.fleet.models", "ogen.fleet.drain"
+FLEET = (RELEASE, MODELS, DRAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,13 @@ MODULES: Mapping[str, Mapping[str, Parameter]] = {
         "append": _BOOL,
         "create_home": _BOOL,
     },
+    RELEASE: {"src": _text(), "state": _text("present", "previous", "absent"), "id": _text()},
+    MODELS: {"src": _NEEDED_TEXT},
+    DRAIN: {
+        "instances": _TEXTS,
+        "state": _text("drained", "served", required=True),
+        "seconds": Parameter("number"),
+    },
 }
 #: other names of the same module, as Ansible has them
 ALIASES: Mapping[str, str] = {"systemd": "systemd_service"}
@@ -118,7 +128,8 @@ def short_name(key: str) -> str | None:
     """The module that a task's key names, by short or full name; None where ogen has none."""
     name = key[len(COLLECTION) :] if key.startswith(COLLECTION) else key
     name = ALIASES.get(name, name)
-    return name if name in MODULES else None
+    known = name in MODULES and (name not in FLEET or name == key)
+    return name if known else None
 
 
 def normal(module: str, parameter: str, value: Any) -> Any:

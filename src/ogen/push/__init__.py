@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..plan.model import Plan
     from ..release.model import Release
     from ..render import Reveal
+    from .around import Around
 
 __all__ = [
     "WELL",
@@ -57,6 +58,7 @@ __all__ = [
     "collect",
     "compare",
     "contact",
+    "foresee",
     "hello",
     "history",
     "observe",
@@ -119,11 +121,24 @@ def observe(
 
 
 def compare(
-    wanted: Sequence[Target], options: Options = _DEFAULT, on_event: OnEvent = ignore
+    wanted: Sequence[Target],
+    options: Options = _DEFAULT,
+    on_event: OnEvent = ignore,
+    around: Around | None = None,
 ) -> dict[str, Comparison | HostError]:
-    """Each host against its release, with the texts of what differs; changes nothing."""
+    """Each host against its release, with the texts of what differs; changes nothing. `around` holds
+    afterwards what the play's other tasks would do."""
     releases = {t.host.name: t.release for t in wanted}
-    return _ask([t.host for t in wanted], options, on_event, lambda one: one.compare(releases[one.host.name]))
+
+    def one(opened: Contact) -> Comparison:
+        release = releases[opened.host.name]
+        found = opened.compare(release)
+        if around:
+            around.prepare(opened)
+            around.foresee(opened, [unit.name for unit in release.units], changed=not found.unchanged)
+        return found
+
+    return _ask([t.host for t in wanted], options, on_event, one)
 
 
 def apply(
@@ -131,12 +146,13 @@ def apply(
     options: Options = _DEFAULT,
     on_event: OnEvent = ignore,
     pools: Pools = _NOBODY,
+    around: Around | None = None,
 ) -> Outcome:
     """The rollout: expand → switch → contract. Errors of hosts are results, not exceptions.
 
     `pools` (of the plan: `pools_of`) tell who must be kept away from an instance before it restarts.
     """
-    return Rollout(wanted, options, on_event, pools).run()
+    return Rollout(wanted, options, on_event, pools, around=around).run()
 
 
 def rollback(
@@ -145,10 +161,12 @@ def rollback(
     options: Options = _DEFAULT,
     on_event: OnEvent = ignore,
     pools: Pools = _NOBODY,
+    around: Around | None = None,
 ) -> Outcome:
     """Each host to its previous release, or to the one named (by host, or the same for all).
 
-    Instances restart as in an apply: `pools` tell from whom requests must be kept meanwhile.
+    Instances restart as in an apply: `pools` tell from whom requests must be kept meanwhile. `around`: the
+    tasks of a play before and after each host's transaction.
     """
     everyone = frozenset(member for members in pools.members.values() for member in members)
     with Leases(pools, options, lambda: everyone, on_event, options.outage) as leases:
@@ -156,25 +174,44 @@ def rollback(
         def one(host: Contact) -> Mapping[str, Any]:
             name = host.host.name
             goal = to.get(name) if isinstance(to, Mapping) else to
+            if around:
+                around.before(host)
             with leases.held_for(name) as grants:
-                return host.rollback(goal, grants)
+                found = host.rollback(goal, grants)
+            if around:
+                around.after(host, changed=True)
+            return found
 
         with ExitStack() as stack:
-            reached = _reach(hosts, options, on_event, stack)
+            reached = _reach(hosts, options, on_event, stack, around)
             found = _with(reached, one, options)
-            return Outcome(tuple(_closed(hosts, reached, found, options, pools)))
+            results = {host.name: _rolled(host, found[host.name]) for host in hosts}
+            if around:
+                results = {name: around.told(result) for name, result in results.items()}
+            return Outcome(tuple(_closed(hosts, reached, found, results, options, pools)))
+
+
+def foresee(hosts: Sequence[Host], options: Options, around: Around) -> list[HostError]:
+    """What the play's tasks would do, which `around` holds then; why a host can't tell."""
+
+    def one(opened: Contact) -> None:
+        around.prepare(opened)
+        around.foresee(opened, (), changed=True)
+
+    answers = _ask(hosts, options, ignore, one)
+    return [answer for answer in answers.values() if isinstance(answer, HostError)]
 
 
 def _closed(
     hosts: Sequence[Host],
     reached: Mapping[str, Contact | HostError],
     found: Mapping[str, Mapping[str, Any] | HostError],
+    results: Mapping[str, HostResult],
     options: Options,
     pools: Pools,
 ) -> Iterator[HostResult]:
     """The results, when instances have stopped letting in balancers that are none in the earlier releases."""
-    results = {host.name: _rolled(host, found[host.name]) for host in hosts}
-    late = [name for name, result in results.items() if result.status not in WELL]
+    late = [name for name, result in results.items() if not result.serves]
     keep = closing.balancing(pools, hosts, results)
 
     def one(opened: Contact) -> str:
@@ -184,7 +221,7 @@ def _closed(
 
     said = _with(reached, one, options)
     for name, result in results.items():
-        yield result if result.status not in WELL or not said[name] else closing.noted(result, said[name])
+        yield result if not result.serves or not said[name] else closing.noted(result, said[name])
 
 
 def _rolled(host: Host, found: Mapping[str, Any] | HostError) -> HostResult:
@@ -229,13 +266,16 @@ def prune(
 
 
 def _reach(
-    hosts: Sequence[Host], options: Options, on_event: OnEvent, stack: ExitStack
+    hosts: Sequence[Host], options: Options, on_event: OnEvent, stack: ExitStack, around: Around | None
 ) -> dict[str, Contact | HostError]:
     """All hosts as root, before anything is changed on any of them; `stack` keeps the connections."""
 
     def one(host: Host) -> Contact | HostError:
         try:
-            return stack.enter_context(contact(host, options, on_event))
+            found = stack.enter_context(contact(host, options, on_event))
+            if around:
+                around.prepare(found)
+            return found
         except HostError as error:
             return error
 

@@ -15,7 +15,7 @@ from ..inventory.model import Host
 from .contact import Contact, contact
 from .force import source
 from .pools import Pools
-from .results import WELL, HostResult
+from .results import HostResult
 
 Leaving = Mapping[
     str, Sequence[str] | None
@@ -31,7 +31,7 @@ def leaving(done: Mapping[str, object]) -> Sequence[str] | None:
 def balancing(pools: Pools, hosts: Iterable[Host], results: Mapping[str, HostResult]) -> frozenset[str]:
     """Addresses from which balancers may still come: of hosts that did not change, or were not asked to."""
     known = {**pools.addresses, **{host.name: host.reached_at for host in hosts}}
-    fine = {name for name, end in results.items() if end.status in (*WELL, "skipped")}
+    fine = {name for name, end in results.items() if end.serves or end.status == "skipped"}
     return frozenset({source(address) for name, address in known.items() if name not in fine} - {""})
 
 

@@ -35,6 +35,7 @@ class Contact:
         self.options = options
         self.on_event = on_event
         self.uploads: Mapping[str, str] = {}  # digest → path: what the agent may ask for
+        self.lost = False  # a transaction was followed over another connection: this one is no more
         self.grants: Ask | None = None  # answers an agent that wants to take instances down
         self.turns: Turns | None = None  # says when it may load models
 
@@ -203,6 +204,7 @@ class Contact:
 
     def _again(self, tx: str, lost: ConnectError) -> dict[str, Any]:
         """The transaction is the host's by now: how it ended is asked over a new connection."""
+        self.lost = True
         self.tell("connect", f"{lost.message}; once more")
         end = time.monotonic() + self.options.reconnect
         while True:

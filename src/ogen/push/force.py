@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .results import WELL, Comparison, HostResult, Serving, Target
+from .results import Comparison, HostResult, Serving, Target
 
 if TYPE_CHECKING:
     from ..plan.reduced import Seat
@@ -26,14 +26,17 @@ def sheds(target: Target, seen: Comparison) -> bool:
     return bool(set(seen.pools) - {p.balancer for p in target.release.balancers})
 
 
-def stages(targets: Sequence[Target], seen: Mapping[str, Comparison]) -> tuple[list[Target], ...]:
-    """expand, switch, contract; hosts that were not seen, or have nothing to do, are in none."""
+def stages(
+    targets: Sequence[Target], seen: Mapping[str, Comparison], tasks: Collection[str] = ()
+) -> tuple[list[Target], ...]:
+    """expand, switch, contract; hosts that were not seen, or have nothing to do, are in none. Those of
+    `tasks` have something to do beside their release."""
     expand: list[Target] = []
     switch: list[Target] = []
     contract: list[Target] = []
     for target in targets:
         found = seen.get(target.host.name)
-        if found is None or found.unchanged:
+        if found is None or (found.unchanged and target.host.name not in tasks):
             continue
         if target.release.balancers:
             switch.append(target)
@@ -69,7 +72,7 @@ def in_force(
         name = target.host.name
         before, result = seen.get(name), results.get(name)
         old = present(before) if before else {}
-        if (result and result.status in WELL) or (before and before.unchanged):
+        if (result and result.serves) or (before and before.unchanged):
             now = offered(target)
         elif result and result.status in ("failed", "unreachable", "stuck", "interrupted"):
             now = {i: _both(old[i], s) for i, s in offered(target).items() if i in old and _alike(old[i], s)}

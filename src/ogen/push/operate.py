@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import HostError, RemoteError
 from ..inventory.model import Host
@@ -15,6 +16,9 @@ from .leases import Leases
 from .pools import Pools, admissible
 from .results import Comparison, Event, HostResult, OnEvent, Options, ignore
 from .rollout import each, failure
+
+if TYPE_CHECKING:
+    from .around import Around
 
 POLL = 0.5  # seconds between two looks at an instance that is to become idle
 
@@ -151,7 +155,9 @@ def restart(
 
 
 # --------------------------------------------------------------------------------------------- retire
-def retire(host: Host, options: Options, on_event: OnEvent = ignore) -> HostResult:
+def retire(
+    host: Host, options: Options, on_event: OnEvent = ignore, around: Around | None = None
+) -> HostResult:
     """Takes all that is ogen's from a host: its units in one transaction, then its folders.
 
     Instances end what they have begun. Models stay: they are data. The stock service becomes what it was.
@@ -159,12 +165,18 @@ def retire(host: Host, options: Options, on_event: OnEvent = ignore) -> HostResu
     begun = time.monotonic()
     try:
         with contact(host, options, on_event) as opened:
+            if around:
+                around.prepare(opened)
+                around.before(opened)
             seen, done = _emptied(opened, host)
             said = opened.remove()
+            if around:
+                around.after(opened, changed=True)
     except HostError as error:
-        return failure(error, time.monotonic() - begun)
+        found = failure(error, time.monotonic() - begun)
+        return around.told(found) if around else found
     on_event(Event(host.name, "done", "retired"))
-    return HostResult(
+    found = HostResult(
         host.name,
         "applied",
         said,
@@ -172,6 +184,7 @@ def retire(host: Host, options: Options, on_event: OnEvent = ignore) -> HostResu
         seconds=round(time.monotonic() - begun, 2),
         restarted=tuple(done),
     )
+    return around.told(found) if around else found
 
 
 def _emptied(opened: Contact, host: Host) -> tuple[Comparison, Sequence[str]]:

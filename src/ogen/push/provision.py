@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import BecomeError, ConnectError, HostError, LockedError, PlaybookError, RemoteError, UsageError
 from ..inventory import hosts_matching
 from ..inventory.model import Host, Inventory
-from ..playbook import Play, Playbook, Step
+from ..playbook import Play, Playbook, Step, sizes, without_release
 from ..playbook import compile as compile_playbook
 from . import archives, bare, preflight
 from .become import PythonMissing
 from .contact import Contact, contact
 from .results import Event, OnEvent, Options, ignore
 from .rollout import each
+from .steps import StepResult, failed_step, results_of
 
 Status = Literal["unchanged", "changed", "pending", "failed", "unreachable", "locked", "withheld", "skipped"]
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """One step on one host; in a check, `changed` is what it would do."""
-
-    name: str
-    module: str
-    changed: bool
-    failed: bool = False
-    msg: str = ""
-    before: str = ""
-    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +52,7 @@ def provision(
 
     Raises PlaybookError where a play's hosts or expressions can't be resolved.
     """
+    without_release(playbook)
     work = _Provision(inventory, playbook, options, on_event, check, tags)
     for host in hosts:
         if host.root:
@@ -75,8 +64,10 @@ def provision(
     return tuple(work.results.get(h.name) or Provisioned(h.name, "unchanged") for h in hosts)
 
 
-def variables(inventory: Inventory, host: Host) -> dict[str, Any]:
-    """What a playbook may know of a host from the inventory; docs/playbooks.md explains each."""
+def variables(inventory: Inventory, host: Host, *, sources: bool = True) -> dict[str, Any]:
+    """What a playbook may know of a host from the inventory; docs/playbooks.md explains each.
+
+    Without `sources` no archive is looked at: a file without a digest would have to be read."""
     balancers = [b for b in inventory.balancers if host in hosts_matching(inventory, b.hosts)]
     mirror = inventory.mirror is not None and inventory.mirror.host == host.name
     node = bool(host.gpus or host.pins) or mirror
@@ -89,7 +80,7 @@ def variables(inventory: Inventory, host: Host) -> dict[str, Any]:
         "ogen_conf_d": any(b.into == "conf.d" for b in balancers),
         "ogen_mirror": mirror,
         "ogen_gate": any(b.gate for b in balancers),
-        "ogen_ollama_archives": archives.wanted(inventory, host) if node else [],
+        "ogen_ollama_archives": archives.wanted(inventory, host) if node and sources else [],
         "ogen_ollama_dir": host.ollama.folder,
         "ogen_models_dir": host.ollama.models_dir,
         "ogen_user": host.ollama.user,
@@ -130,7 +121,7 @@ class _Provision:
         A host where it can't be had fails at its turn, as it would have without having been asked.
         """
         todo = [host for host in hosts if not self._out(host)]
-        if not any(len(list(batches(todo, play.serial))) > 1 for play in self.playbook.plays):
+        if not any(len(list(self._batches(play, todo))) > 1 for play in self.playbook.plays):
             return
 
         def one(host: Host) -> HostError | None:
@@ -150,7 +141,7 @@ class _Provision:
     def play(self, index: int, play: Play, hosts: Sequence[Host]) -> None:
         named = self._named(play)
         todo = [host for host in hosts if host.name in named and not self._out(host)]
-        parts = list(batches(todo, play.serial))
+        parts = list(self._batches(play, todo))
         for number, batch in enumerate(parts):
             if self.options.stop.is_set():
                 self._withhold(batch, "not started: interrupted")
@@ -162,6 +153,10 @@ class _Provision:
                 rest = [host for part in parts[number + 1 :] for host in part]
                 self._withhold(rest, f"not started: {bad} of {len(done)} hosts failed before it")
                 return
+
+    def _batches(self, play: Play, hosts: Sequence[Host]) -> Iterator[Sequence[Host]]:
+        names = {"ogen_batches": list(self.options.batches)}
+        return batches(hosts, sizes(play, names) or ("100%",))
 
     def _named(self, play: Play) -> set[str]:
         try:
@@ -226,12 +221,10 @@ class _Provision:
                 "steps": [s.document() for s in self._compiled(host, one, play) if s.play == index],
             }
             whole = one.steps(document, self.uploads[host.name])
-        for result in whole["results"]:
-            steps.append(_step(result))
-        bad = next((step for step in steps if step.failed), None)
+        steps.extend(results_of(whole))
+        bad = failed_step(host.name, steps)
         if bad is not None:
-            lines = bad.msg.splitlines() or ["no reason given"]
-            raise RemoteError(f"{bad.name}: {lines[0]}", host=host.name, log=lines[1:][-20:])
+            raise bad
 
     def _compiled(self, host: Host, one: Contact, play: Play) -> tuple[Step, ...]:
         """All plays are compiled at the first contact: a mistake in the last one shows before a change, and
@@ -273,16 +266,3 @@ def _status(error: HostError | None, steps: Sequence[StepResult], *, check: bool
     if not any(step.changed for step in steps):
         return "unchanged"
     return "pending" if check else "changed"
-
-
-def _step(result: Mapping[str, Any]) -> StepResult:
-    diff = result["diff"]
-    return StepResult(
-        name=str(result["name"]),
-        module=str(result["module"]),
-        changed=bool(result["changed"]),
-        failed=bool(result["failed"]),
-        msg=str(result["msg"]),
-        before=str(diff["before"]),
-        after=str(diff["after"]),
-    )

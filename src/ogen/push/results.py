@@ -16,6 +16,7 @@ from .access import Keyring
 
 if TYPE_CHECKING:
     from .listing import Listing
+    from .steps import StepResult
 
 Status = Literal[
     "unchanged",
@@ -276,8 +277,15 @@ class HostResult:
     restarted: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # checks that could not be made there
     without: tuple[str, ...] = ()  # "host/instance" that its balancers should list, but that are not in force
+    committed: bool = False  # failed, but only after its release was in force
+    steps: tuple[StepResult, ...] = ()  # what its play's other tasks did
     comparison: Comparison | None = None
     unused: Unused = Unused()
+
+    @property
+    def serves(self) -> bool:
+        """Whether its release is in force."""
+        return self.status in WELL or self.committed
 
 
 @dataclass(frozen=True, slots=True)

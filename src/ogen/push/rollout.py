@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ConnectError, HostError, LockedError, OfflineError, RemoteError, RolledBack
 from . import closing
@@ -48,6 +48,9 @@ from .results import (
 from .supplies import Origins, Supplies
 from .switch import Switch
 from .turns import Turns
+
+if TYPE_CHECKING:
+    from .around import Around
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -111,6 +114,7 @@ class Rollout:
     on_event: OnEvent = ignore
     pools: Pools = field(default_factory=Pools)
     origins: Origins = field(default_factory=Origins)
+    around: Around | None = None  # the tasks of a play before and after each host's transaction
     results: dict[str, HostResult] = field(default_factory=dict)
     seen: dict[str, Comparison] = field(default_factory=dict)
     contacts: dict[str, Contact] = field(default_factory=dict)
@@ -132,7 +136,7 @@ class Rollout:
             )
             self.unchanged()
             self.supplies.prepare(stack)
-            expand, switch, contract = stages(self.targets, self.seen)
+            expand, switch, contract = stages(self.targets, self.seen, list(filter(self.tasks, self.seen)))
             balancers = Switch(self, switch)
             self.batches("expand", expand)
             self.batches("expand", balancers.before(swaps(switch, contract, self.seen)))
@@ -185,6 +189,7 @@ class Rollout:
 
     def end(self, result: HostResult) -> None:
         result = replace(result, without=self.without.get(result.host, ()))
+        result = self.around.told(result) if self.around else result
         self.results[result.host] = result
         self.on_event(done(result))
 
@@ -215,14 +220,17 @@ class Rollout:
         try:
             one = stack.enter_context(contact(target.host, self.options, self.on_event))
             one.tell("compare")
-            return target, _Open(one, stack), one.compare(target.release, text=False)
+            found = one.compare(target.release, text=False)
+            if self.around:
+                self.around.prepare(one)
+            return target, _Open(one, stack), found
         except HostError as error:
             stack.close()
-            found = failure(error, time.monotonic() - begun)
+            bad = failure(error, time.monotonic() - begun)
             if self.options.skip_offline and isinstance(error, OfflineError):
-                found = replace(found, status="skipped", error=None)
-            self.on_event(done(found))
-            return target, None, found
+                bad = replace(bad, status="skipped", error=None)
+            self.on_event(done(bad))
+            return target, None, bad
         except BaseException:
             stack.close()
             raise
@@ -232,17 +240,23 @@ class Rollout:
             if found.locked:
                 error = LockedError(f"another rollout holds this host: {found.locked}", host=name)
                 self.results[name] = failure(error, seen=found)
-            elif found.absent and not found.unchanged:
+            elif found.absent and not found.unchanged and not self._prepares(name):
                 self.fail(unprepared(name, found.absent))
             elif found.short and not found.unchanged:
                 self.fail(no_room(name, found.short))
-            elif found.unchanged:
+            elif found.unchanged and not self.tasks(name):
                 self.on_event(Event(name, "done", "unchanged"))
-                self.results[name] = HostResult(
-                    name, "unchanged", before=found.current, after=found.current, comparison=found
-                )
+                self.results[name] = self._same(name)
         quiet = sum(result.status in ("unchanged", "skipped") for result in self.results.values())
         self.counted = len(self.targets) - quiet
+
+    def tasks(self, name: str) -> bool:
+        """Whether the play has tasks for this host beside its release."""
+        return self.around is not None and self.around.tasks(name)
+
+    def _prepares(self, name: str) -> bool:
+        """Whether tasks before the release may bring what is absent; if they don't, staging refuses."""
+        return self.around is not None and self.around.prepares(name)
 
     # ------------------------------------------------------------------------ who may be started
     def halted(self) -> str:
@@ -317,17 +331,33 @@ class Rollout:
         self.end(self._apply(target))
 
     def _apply(self, target: Target) -> HostResult:
-        """The host's transaction: the one place where it is run. `seen.restart` is what will restart."""
+        """The host's turn: its transaction, and what the play has around it."""
         begun, name = time.monotonic(), target.host.name
+        try:
+            changed = self.around.before(self.contacts[name]) if self.around else False
+            if changed and self.seen[name].unchanged:  # is it still?
+                self.seen[name] = self.contacts[name].compare(target.release, text=False)
+            seen = self.seen[name]
+            result = self._same(name) if seen.unchanged else self._transact(target)
+        except HostError as error:
+            return failure(error, time.monotonic() - begun, self.seen[name])
+        if self.around:
+            self.around.after(self.contacts[name], changed=result.status == "applied")
+        return replace(result, seconds=round(time.monotonic() - begun, 2))
+
+    def _same(self, name: str) -> HostResult:
+        current = self.seen[name].current
+        return HostResult(name, "unchanged", before=current, after=current, comparison=self.seen[name])
+
+    def _transact(self, target: Target) -> HostResult:
+        """The host's transaction: the one place where it is run. `seen.restart` is what will restart."""
+        name = target.host.name
         seen = self.seen[name]
         gone = set(seen.instances) - {p.instance for p in target.release.instances}
-        try:
-            with self.leases.held_for(name, keep=gone) as grants:
-                done = self.contacts[name].apply(
-                    target.release, seen, target.uploads, grants, self.supplies.of(target), self.turns
-                )
-        except HostError as error:
-            return failure(error, time.monotonic() - begun, seen)
+        with self.leases.held_for(name, keep=gone) as grants:
+            done = self.contacts[name].apply(
+                target.release, seen, target.uploads, grants, self.supplies.of(target), self.turns
+            )
         self.leaving[name] = closing.leaving(done)
         return HostResult(
             name,
@@ -335,7 +365,6 @@ class Rollout:
             done.get("message", ""),
             before=done["from"],
             after=done["to"],
-            seconds=round(time.monotonic() - begun, 2),
             restarted=tuple(done["restarted"]),
             skipped=tuple(done.get("skipped", ())),
             comparison=seen,

@@ -99,7 +99,9 @@ class Switch:
     def late(self, others: Sequence[Target] = ()) -> Sequence[str]:
         """Hosts whose balancers are not what they should be."""
         ends = [self.rollout.results.get(t.host.name) for t in (*self.hosts, *others)]
-        late = [result.host for result in ends if result and result.status not in (*WELL, "skipped")]
+        late = [
+            result.host for result in ends if result and not (result.serves or result.status == "skipped")
+        ]
         return [*late, *self._unknown()]
 
     def _unknown(self) -> list[str]:
@@ -163,7 +165,7 @@ class Switch:
             if target is None or seen is None:
                 found.append(place)
                 continue
-            now = offered(target) if result and result.status in WELL else present(seen)
+            now = offered(target) if result and result.serves else present(seen)
             if serves(Seat(pool, host, instance, None, model), {(host, i): s for i, s in now.items()}):
                 found.append(place)
         return found
@@ -184,7 +186,7 @@ class Switch:
             run.fail(RemoteError(f"its release can't be rendered: {error.message}", host=name))
             return None
         run.seen[name] = seen
-        if seen.unchanged:
+        if seen.unchanged and not run.tasks(name):
             run.end(HostResult(name, "unchanged", before=before.current, after=seen.current, comparison=seen))
             return None
         return smaller
