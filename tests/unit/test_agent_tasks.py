@@ -25,9 +25,9 @@ from ogen.agent import tasks, tasks_facts, tasks_packages, tasks_urls
 from ogen.agent.disk import group_name, user_name
 from ogen.agent.errors import AgentError
 from ogen.agent.machine import Done, Machine
-from ogen.agent.tasks_host import Host
+from ogen.agent.tasks_host import Failed, Host
 from ogen.playbook import FACTS
-from ogen.playbook.modules import FLEET, FROM_HELLO, LOOKS, MODULES
+from ogen.playbook.modules import FLEET, FROM_HELLO, LOOKS, MODULES, TEMPLATE
 
 User = namedtuple("User", "pw_name pw_uid pw_gid pw_dir pw_shell")
 Group = namedtuple("Group", "gr_name gr_gid gr_mem")
@@ -831,9 +831,93 @@ def test_facts_of_distributions(root: Path, release: str, point: str, wanted: tu
     assert tuple(found[key] for key in keys) == wanted
 
 
+# ------------------------------------------------------------------------------- uri and wait_for
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[int]:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    (folder / "version").write_text("{}")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+class Patient(Box):
+    """Time goes on only when somebody waits; `then` happens after the first wait."""
+
+    def __init__(self, then: Any = lambda: None) -> None:
+        super().__init__()
+        self.clock, self.then = 0.0, then
+
+    def now(self) -> float:
+        return self.clock
+
+    def wait(self, seconds: float) -> None:
+        self.clock += seconds
+        self.then()
+
+
+def test_uri(do: Any, web: int) -> None:
+    url = f"http://127.0.0.1:{web}"
+    assert do("uri", url=url + "/version")["msg"] == "status 200, 2 bytes"
+    assert not do("uri", url=url + "/version", method="HEAD")["changed"]
+    assert not do("uri", url=url + "/none", status_code=[200, 404])["failed"]
+
+
+def one_of(module: str, args: dict[str, Any], box: Box, root: Path, check: bool = False) -> dict[str, Any]:
+    return one(module, args, Fake(check, str(root), box))
+
+
+def test_uri_that_fails(box: Box, root: Path, web: int) -> None:
+    url = f"http://127.0.0.1:{web}/none"
+    assert "status 404, and should with 200" in one_of("uri", {"url": url}, box, root)["msg"]
+    refused = one_of("uri", {"url": "http://127.0.0.1:9/"}, box, root)
+    assert (refused["failed"], "refused" in refused["msg"]) == (True, True)
+    assert not one_of("uri", {"url": url}, box, root, check=True)["failed"], "a check does not ask"
+
+
+def test_wait_for_a_port(root: Path, web: int) -> None:
+    assert not one_of("wait_for", {"port": web}, Patient(), root)["failed"]
+    box = Patient()
+    late = one_of("wait_for", {"port": web, "state": "stopped", "timeout": 20}, box, root)
+    assert (late["msg"], box.clock) == (f"127.0.0.1:{web} is still there after 20 s", 20.0)
+    said = one_of("wait_for", {"port": 9, "timeout": 2, "msg": "no balancer"}, Patient(), root)
+    assert (said["failed"], said["msg"]) == (True, "no balancer")
+
+
+def test_wait_for_a_path(root: Path) -> None:
+    box = Patient(then=(root / "srv/x").touch)
+    assert one_of("wait_for", {"path": "/srv/x", "state": "present"}, box, root)["msg"] == "/srv/x is there"
+    assert box.clock == 1.0
+    gone = Patient(then=(root / "srv/x").unlink)
+    assert not one_of("wait_for", {"path": "/srv/x", "state": "absent"}, gone, root)["failed"]
+    assert one_of("wait_for", {}, Patient(), root, check=True)["failed"]
+
+
+def test_a_long_wait_is_heard(root: Path) -> None:
+    said: list[float] = []
+    host = Fake(False, str(root), Patient())
+    host.progress = said.append
+    with pytest.raises(Failed):
+        tasks.MODULES["wait_for"]({"path": "/srv/none", "timeout": 60}, host)
+    assert said == [25.0, 50.0, 75.0]
+
+
+def test_a_command_that_only_looks(do: Any, box: Box) -> None:
+    done = do("command", cmd="nvidia-smi -L", changed_when=False)
+    assert (done["changed"], box.ran[-1]) == (False, ["nvidia-smi", "-L"])
+    ran = len(box.ran)
+    assert not do("command", check_only=True, cmd="ls", changed_when=False)["changed"]
+    assert len(box.ran) == ran
+
+
 # ---------------------------------------------------------------------------------------- the whole
 def test_the_agent_has_every_module_that_playbooks_know() -> None:
-    assert set(tasks.MODULES) == set(MODULES) - FROM_HELLO - LOOKS - set(FLEET)
+    assert set(tasks.MODULES) == set(MODULES) - FROM_HELLO - LOOKS - {TEMPLATE, *FLEET}
     assert set(tasks.FOLDER) <= set(tasks.MODULES)
 
 

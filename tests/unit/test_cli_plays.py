@@ -268,6 +268,25 @@ def test_tags_choose_among_the_tasks(project: Project) -> None:
     assert "no task has the tag 'nots'" in project.ogen("apply", "--tags", "nots", code=1).stderr
 
 
+def test_a_template_is_filled_for_each_host(project: Project) -> None:
+    task = "    - {name: Fill, template: {src: motd.j2, dest: /srv/motd}}\n"
+    project.play(HEAD + "  tasks:\n" + task + RELEASE)
+    missing = project.ogen("apply", code=3).stderr
+    assert "there is no template motd.j2" in missing
+    assert "put it at playbooks/templates/motd.j2" in missing
+    folder = project.folder / "playbooks/templates"
+    folder.mkdir()
+    (folder / "motd.j2").symlink_to("/etc/hostname")
+    assert "lies outside of the project" in project.ogen("apply", code=3).stderr
+    (folder / "motd.j2").unlink()
+    (folder / "motd.j2").write_text(
+        "{% if ogen_gpu %}\ncards at {{ inventory_hostname }}\n{% endif %}\nend\n"
+    )
+    project.run("apply")
+    assert project.text("gpu2", "srv/motd") == "cards at gpu2\nend\n"
+    assert project.text("edge", "srv/motd") == "end\n"
+
+
 # ------------------------------------------------------------------------------------ rollback, retire
 BACK = """\
     - ogen.fleet.release: {state: previous, id: "{{ ogen_to | default('') }}"}

@@ -17,6 +17,7 @@ from .tasks_archives import unarchive
 from .tasks_files import copy, file
 from .tasks_host import Args, Failed, Host, Result, result
 from .tasks_packages import apt
+from .tasks_reach import uri, wait_for
 from .tasks_services import systemd_service
 from .tasks_urls import get_url
 
@@ -101,7 +102,7 @@ def fail(args: Args, host: Host) -> Result:
 
 
 #: modules that change files alone, or nothing
-FOLDER = ("copy", "fail", "file", "get_url")
+FOLDER = ("copy", "fail", "file", "get_url", "uri", "wait_for")
 MODULES: Dict[str, Callable[[Args, Host], Result]] = {
     "apt": apt,
     "command": command,
@@ -112,5 +113,7 @@ MODULES: Dict[str, Callable[[Args, Host], Result]] = {
     "group": group,
     "systemd_service": systemd_service,
     "unarchive": unarchive,
+    "uri": uri,
     "user": user,
+    "wait_for": wait_for,
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import PlaybookError
 from ..source import Node
 from . import expressions
 from .model import Play, Playbook, Step, Task
-from .modules import FROM_HELLO, LOOKS, fault, normal
+from .modules import FROM_HELLO, LOOKS, TEMPLATE, fault, normal
 
 #: what the agent reports, by Ansible's names (docs/playbooks.md); `services` after a task `service_facts`
 FACTS = (
@@ -32,11 +33,17 @@ FACTS = (
 )
 #: what `stat` finds at a path of the host
 Look = Callable[[str], Mapping[str, Any]]
+#: a template's text by its `src`; the node is where that stands
+Texts = Callable[[str, Node], str]
 
 
 def nothing(path: str) -> Mapping[str, Any]:
     """For a host that is not asked."""
     return {"exists": False}
+
+
+def no_texts(src: str, node: Node) -> str:
+    raise PlaybookError("there are no templates here", where=node.where)
 
 
 def compile(  # noqa: A001 (the word of the domain)
@@ -47,43 +54,67 @@ def compile(  # noqa: A001 (the word of the domain)
     tags: frozenset[str] = frozenset(),
     plays: Iterable[int] | None = None,
     look: Look = nothing,
+    texts: Texts = no_texts,
 ) -> tuple[Step, ...]:
     """The steps for one host, in order; handlers stand at the end of their play.
 
     `facts` is the agent's, `variables` the inventory's; a play's `vars` win over these. `plays` are the
-    indexes of the plays that the host belongs to (None: all); `look` asks it about a path. Raises
-    PlaybookError with its place.
+    indexes of the plays that the host belongs to (None: all); `look` asks it about a path, `texts` reads a
+    template of the project. Raises PlaybookError with its place.
     """
     wanted = range(len(playbook.plays)) if plays is None else plays
-    return tuple(
-        step for index in wanted for step in _play(playbook.plays[index], index, facts, variables, tags, look)
-    )
+    one = _Compiler(facts, tags, look, texts)
+    return tuple(step for index in wanted for step in one.play(playbook.plays[index], index, variables))
 
 
-def _play(
-    play: Play,
-    index: int,
-    facts: Mapping[str, Any],
-    variables: Mapping[str, Any],
-    tags: frozenset[str],
-    look: Look,
-) -> Iterator[Step]:
-    known = {k: facts[k] for k in FACTS if k in facts and k != "services"} if play.gather_facts else {}
-    names: dict[str, Any] = {**variables, "ansible_facts": known}
-    for name, node in play.vars.items():
-        names[name] = expressions.resolve(node, names)
-    for task in play.tasks:
-        if not _selected(task, tags):
-            continue
-        if task.module in FROM_HELLO:
-            names["ansible_facts"] = {**names["ansible_facts"], "services": facts.get("services", {})}
-            continue
-        if task.module in LOOKS:
-            names[task.register] = _looked(task, index, names, look)
-            continue
-        yield from _task(task, index, names, handler=False)
-    for task in play.handlers:
-        yield from _task(task, index, names, handler=True)
+@dataclass(frozen=True)
+class _Compiler:
+    """What all plays of a host have in common."""
+
+    facts: Mapping[str, Any]
+    tags: frozenset[str]
+    look: Look
+    texts: Texts
+
+    def play(self, play: Play, index: int, variables: Mapping[str, Any]) -> Iterator[Step]:
+        facts = self.facts
+        known = {k: facts[k] for k in FACTS if k in facts and k != "services"} if play.gather_facts else {}
+        names: dict[str, Any] = {**variables, "ansible_facts": known}
+        for name, node in play.vars.items():
+            names[name] = expressions.resolve(node, names)
+        for task in play.tasks:
+            if not _selected(task, self.tags):
+                continue
+            if task.module in FROM_HELLO:
+                names["ansible_facts"] = {**names["ansible_facts"], "services": facts.get("services", {})}
+                continue
+            if task.module in LOOKS:
+                names[task.register] = _looked(task, index, names, self.look)
+                continue
+            yield from self.task(task, index, names, handler=False)
+        for task in play.handlers:
+            yield from self.task(task, index, names, handler=True)
+
+    def task(self, task: Task, play: int, names: Mapping[str, Any], *, handler: bool) -> Iterator[Step]:
+        if task.loop is None:
+            if _holds(task, names):
+                yield self.step(task, play, names, task.title, handler)
+            return
+        for item in _items(task.loop, names):
+            with_item = {**names, "item": item}
+            if _holds(task, with_item):
+                # a handler goes by its name, so that all of its items are notified together
+                title = task.title if handler else f"{task.title} ({_label(item)})"
+                yield self.step(task, play, with_item, title, handler)
+
+    def step(self, task: Task, play: int, names: Mapping[str, Any], title: str, handler: bool) -> Step:
+        made = _step(task, play, names, title, handler)
+        if task.module != TEMPLATE:
+            return made
+        node = task.args["src"]
+        args = {key: value for key, value in made.args.items() if key != "src"}
+        args["content"] = expressions.fill(self.texts(made.args["src"], node), names, node.where)
+        return replace(made, module="copy", args=args)
 
 
 def _selected(task: Task, tags: frozenset[str]) -> bool:
@@ -117,19 +148,6 @@ def _items(loop: Node, names: Mapping[str, Any]) -> list[Any]:
     if not isinstance(items, list):
         raise PlaybookError(f"`loop` gives {items!r}, not a list", where=loop.where)
     return items
-
-
-def _task(task: Task, play: int, names: Mapping[str, Any], *, handler: bool) -> Iterator[Step]:
-    if task.loop is None:
-        if _holds(task, names):
-            yield _step(task, play, names, task.title, handler)
-        return
-    for item in _items(task.loop, names):
-        with_item = {**names, "item": item}
-        if _holds(task, with_item):
-            # a handler goes by its name, so that all of its items are notified together
-            title = task.title if handler else f"{task.title} ({_label(item)})"
-            yield _step(task, play, with_item, title, handler)
 
 
 def _holds(task: Task, names: Mapping[str, Any]) -> bool:

@@ -83,6 +83,17 @@ def template(text: str, names: Mapping[str, Any], where: Where) -> Any:
     return _guarded(value, where)
 
 
+def fill(text: str, names: Mapping[str, Any], where: Where) -> str:
+    """A template file's text, statements included, as Ansible's `template` renders it."""
+
+    def value() -> str:
+        made = _environment().overlay(trim_blocks=True)
+        return made.from_string(text).render(**names)
+
+    found: str = _guarded(value, where)
+    return found
+
+
 def truth(node: Node, names: Mapping[str, Any]) -> bool:
     """The value of a condition; like ansible-core 2.19, takes only true and false for an answer."""
     if isinstance(node.value, bool):

@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["text", "texts", "list", "bool", "number", "path", "mode"]
+Kind = Literal["text", "texts", "list", "bool", "number", "numbers", "path", "mode"]
 COLLECTION = "ansible.builtin."
+#: rendered before the first step: to the agent it is a `copy`
+TEMPLATE = "template"
 #: ogen's own: what `apply`, `rollback` and `retire` do themselves (course.py); always by their full names
 RELEASE, MODELS, DRAIN = "ogen.fleet.release", "ogen.fleet.models", "ogen.fleet.drain"
 FLEET = (RELEASE, MODELS, DRAIN)
@@ -34,6 +36,7 @@ def _text(*choices: str, required: bool = False) -> Parameter:
 
 
 _BOOL, _PATH, _MODE, _TEXTS = Parameter("bool"), Parameter("path"), Parameter("mode"), Parameter("texts")
+_NUMBER = Parameter("number")
 _NEEDED_PATH, _NEEDED_TEXT = Parameter("path", required=True), Parameter("text", required=True)
 _OWNED = {"mode": _MODE, "owner": _text(), "group": _text()}
 _PRESENCE = _text("present", "absent")
@@ -70,6 +73,7 @@ MODULES: Mapping[str, Mapping[str, Parameter]] = {
         "masked": _BOOL,
         "daemon_reload": _BOOL,
     },
+    TEMPLATE: {"src": _NEEDED_TEXT, "dest": _NEEDED_PATH, "force": _BOOL, **_OWNED},
     "unarchive": {
         "src": _NEEDED_TEXT,
         "dest": _NEEDED_PATH,
@@ -77,6 +81,12 @@ MODULES: Mapping[str, Mapping[str, Parameter]] = {
         "creates": _NEEDED_PATH,
         "owner": _text(),
         "group": _text(),
+    },
+    "uri": {
+        "url": _NEEDED_TEXT,
+        "method": _text("GET", "HEAD"),
+        "status_code": Parameter("numbers"),
+        "timeout": _NUMBER,
     },
     "user": {
         "name": _NEEDED_TEXT,
@@ -88,6 +98,14 @@ MODULES: Mapping[str, Mapping[str, Parameter]] = {
         "groups": _TEXTS,
         "append": _BOOL,
         "create_home": _BOOL,
+    },
+    "wait_for": {
+        "host": _text(),
+        "port": _NUMBER,
+        "path": _PATH,
+        "state": _text("started", "stopped", "present", "absent"),
+        "timeout": _NUMBER,
+        "msg": _text(),
     },
     RELEASE: {"src": _text(), "state": _text("present", "previous", "absent"), "id": _text()},
     MODELS: {"src": _NEEDED_TEXT},
@@ -116,11 +134,15 @@ _NAMED = {
 }
 
 
+#: a relative path that does not climb
+_INSIDE = r"(?!/)(?!(?:.*/)?\.\.(?:/|$)).+"
 _FORMS = {
     "get_url": {
         "url": (r"https?://[!-~]+", "an address that begins with https:// or http://"),
         "checksum": (r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits"),
-    }
+    },
+    TEMPLATE: {"src": (_INSIDE, "a path inside the project's playbooks/templates/")},
+    "uri": {"url": (r"https?://[!-~]+", "an address that begins with https:// or http://")},
 }
 
 
@@ -136,6 +158,8 @@ def normal(module: str, parameter: str, value: Any) -> Any:
     """The value in the form that the agent wants: "a, b" is a list where a list is meant."""
     if MODULES[module][parameter].kind == "texts" and isinstance(value, str):
         return [part.strip() for part in value.split(",")]
+    if MODULES[module][parameter].kind == "numbers" and not isinstance(value, list):
+        return [value]
     return value
 
 
@@ -176,6 +200,12 @@ def _check_number(value: Any) -> str | None:
     return None if good else f"must be a whole number, not {_shown(value)}"
 
 
+def _check_numbers(value: Any) -> str | None:
+    if isinstance(value, list) and all(_check_number(one) is None for one in value):
+        return None
+    return f"must be a whole number, or a list of them, not {_shown(value)}"
+
+
 def _check_path(value: Any) -> str | None:
     problem = _check_text(value)
     if problem:
@@ -202,6 +232,7 @@ _CHECKS = {
     "list": _check_texts,
     "bool": _check_bool,
     "number": _check_number,
+    "numbers": _check_numbers,
     "path": _check_path,
     "mode": _check_mode,
 }

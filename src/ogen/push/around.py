@@ -21,6 +21,7 @@ from .pools import Pools
 from .provision import variables
 from .results import HostResult, OnEvent, Options, ignore
 from .steps import StepResult, failed_step, results_of
+from .texts import Texts
 
 #: what follows for a host from a task that failed before its transaction, and after it
 BEFORE = "nothing was put in force there: mend what the task names, then run this again"
@@ -105,7 +106,10 @@ class Around:
                 raise BecomeError("the play needs root", host=host.name, hint=hint)
         sources = any("ogen_ollama_archives" in line for line in play.where.text.lines)
         known = {**variables(self.inventory, host, sources=sources), **self.names(host.name)}
-        return compile_playbook(self.course.playbook, facts, known, tags=self.tags, look=opened.stat)
+        texts = Texts(self.inventory.folder)
+        return compile_playbook(
+            self.course.playbook, facts, known, tags=self.tags, look=opened.stat, texts=texts
+        )
 
     # ------------------------------------------------------------------------------------ on a host
     def before(self, opened: Contact) -> bool:

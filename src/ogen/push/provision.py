@@ -18,6 +18,7 @@ from .contact import Contact, contact
 from .results import Event, OnEvent, Options, ignore
 from .rollout import each
 from .steps import StepResult, failed_step, results_of
+from .texts import Texts
 
 Status = Literal["unchanged", "changed", "pending", "failed", "unreachable", "locked", "withheld", "skipped"]
 
@@ -239,7 +240,15 @@ class _Provision:
             own = [n for n, p in enumerate(self.playbook.plays) if host.name in self._named(p)]
             try:
                 known = variables(self.inventory, host)
-                made = compile_playbook(self.playbook, facts, known, tags=self.tags, plays=own, look=one.stat)
+                made = compile_playbook(
+                    self.playbook,
+                    facts,
+                    known,
+                    tags=self.tags,
+                    plays=own,
+                    look=one.stat,
+                    texts=Texts(self.inventory.folder),
+                )
                 made, self.uploads[host.name] = archives.sent(self.inventory, host, made)
             except (
                 PlaybookError,
