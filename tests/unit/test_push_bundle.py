@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ogen.push import bundle as module
+from ogen.push import packing
 from ogen.push.bundle import BOOTSTRAP, bundle, make, sources
 
 
@@ -100,8 +101,8 @@ def test_another_python_runs_the_sources(tmp_path: Path, monkeypatch: pytest.Mon
 @compiled
 def test_the_compiled_files_are_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A source that can't be compiled is not even looked at, if its compiled file is there."""
-    code = module._compiled(sources())
-    monkeypatch.setattr(module, "_compiled", lambda files: code)
+    code = packing._compiled(sources())
+    monkeypatch.setattr(packing, "_compiled", lambda files: code)
     data = make(dict.fromkeys(sources(), b"no python"))
     sent = len(data).to_bytes(8, "big") + data
     done = start(tmp_path, sent, hashlib.sha256(data).hexdigest())
@@ -113,8 +114,8 @@ def test_a_stored_one_is_started_by_its_compiled_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the commit's service starts it."""
-    code, whole = module._compiled(sources()), sources()
-    monkeypatch.setattr(module, "_compiled", lambda files: code)
+    code, whole = packing._compiled(sources()), sources()
+    monkeypatch.setattr(packing, "_compiled", lambda files: code)
     data = make({n: s if n == "__main__.py" else b"no python" for n, s in whole.items()})
     stored = tmp_path / f"{hashlib.sha256(data).hexdigest()}.pyz"
     stored.write_bytes(data)
