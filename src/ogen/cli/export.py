@@ -12,7 +12,18 @@ from . import console, options
 
 @click.group()
 def command() -> None:
-    """Write files for other programs: Prometheus and Grafana."""
+    """Write files for other programs: Ansible, Prometheus and Grafana."""
+
+
+_FOLDER = click.option(
+    "-o",
+    "--output",
+    "folder",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where to. Files there that are not ogen's are never overwritten.",
+)
 
 
 def _live(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -23,15 +34,7 @@ def _live(_: click.Context, __: click.Parameter, value: str) -> str:
 
 @command.command()
 @options.inventory
-@click.option(
-    "-o",
-    "--output",
-    "folder",
-    required=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Where to. Files there that are not ogen's are never overwritten.",
-)
+@_FOLDER
 @click.option(
     "--dialect",
     type=click.Choice(["ogen", "dcgm", "nvidia-smi", "nvitop"]),
@@ -83,3 +86,43 @@ def prometheus(
         console.document({"folder": str(folder), "files": list(files), "unwatched": quiet, "errors": []})
     else:
         console.say(f"{console.count(count, 'file')} in {folder}")
+
+
+@command.command()
+@options.inventory
+@_FOLDER
+@click.option("--with-secrets", is_flag=True, help="Write the keys of balancers as well, in plain text.")
+@options.shape("text", "json")
+def ansible(path: Path, folder: Path, with_secrets: bool, shape: str) -> None:
+    """Write the fleet as an Ansible project, for ansible-playbook, AWX or ansible-pull.
+
+    It holds the inventory, the playbooks, every host's release and the collection ogen.fleet, whose modules
+    are ogen's own agent. Releases have the ids that `ogen apply` gives them, so balancers' keys are read for
+    them; they are written only if asked for. No host is contacted. docs/ansible.md says how to use it.
+    """
+    from ..export.ansible import export
+    from ..inventory import load
+    from ..plan import plan
+    from ..push import Options, targets
+    from ..render import render
+    from . import project, tree
+    from .vault import Vault
+
+    inventory = load(path)
+    vault = Vault(inventory.folder)
+    console.hide(vault.redact)
+    planned = plan(inventory)
+    rollout = inventory.rollout
+    patience = Options(load=rollout.prove_timeout, drain=rollout.drain_timeout)
+    made = export(planned, targets(planned, render(planned, secrets=vault)), patience)
+    count = tree.lay(folder, made.files, made.copies)
+    plain = tree.lay_secrets(folder, made.secrets, write=with_secrets)
+    project.tell(planned.remarks)
+    if plain:
+        console.say(f"warning: keys in plain text: {', '.join(plain)}")
+        console.say("  hint: encrypt these files with `ansible-vault encrypt`; the plays read them so")
+    if shape == "json":
+        files = [*made.files, *made.copies, *plain]
+        console.document({"folder": str(folder), "files": files, "secrets": list(made.secrets), "errors": []})
+    else:
+        console.say(f"{console.count(count + len(plain), 'file')} in {folder}")
