@@ -4,8 +4,9 @@
 usage: preload.py CONFIG.json
 
 CONFIG: {"url": "http://127.0.0.1:11434", "wait_s": 120, "models": [{"name", "keep_alive", "embedding",
-"context"}]}. Models that /api/ps shows with the planned context are left alone. Exit 0: all are
-loaded; 1: one could not be, with its reason on stderr (systemd's timer tries again).
+"context"}]}, and "chosen" where autofit tells the contexts that are in force instead. Models that /api/ps
+shows with that context are left alone. Exit 0: all are loaded; 1: one could not be, with its reason on
+stderr (systemd's timer tries again).
 """
 
 import json
@@ -54,6 +55,15 @@ def loaded(url):
     return {entry.get("name"): entry.get("context_length") for entry in running}
 
 
+def chosen(path):
+    """The context of each model by autofit's choice; {} where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(json.load(file).get("contexts") or {})
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
 def load(url, model):
     """Loads one model; without a prompt nothing is generated. Embedding models load by /api/embed."""
     keep = model["keep_alive"]
@@ -81,8 +91,10 @@ def main(path):
     except (OSError, ValueError) as error:
         print("%s does not answer: %s" % (url, error), file=sys.stderr)
         return 1
+    contexts = chosen(config.get("chosen", ""))
     for model in config["models"]:
-        if present.get(tagged(model["name"]), 0) in (model["context"], None):
+        context = contexts.get(model["name"], model["context"])
+        if present.get(tagged(model["name"]), 0) in (context, None):
             continue
         began = time.monotonic()
         try:

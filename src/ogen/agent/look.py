@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Tuple
 
-from . import alarm, compare, leases, look_cards, look_log, look_store, prove
+from . import alarm, compare, leases, look_cards, look_log, look_store, prove, rungs
 from .disk import Disk
 from .frames import Message
 from .machine import Machine
@@ -43,7 +43,7 @@ def look(session: Session, message: Message, data: bytes) -> None:
         locked=compare.locked(host.disk),
         idle=host.journal.state() == "idle",
         stuck=alarm.heard(host.disk),
-        proofs=manifest["instances"],
+        proofs=[_promised(proof) for proof in manifest["instances"]],
         balancers=manifest["balancers"],
     )
     if host.live:
@@ -51,6 +51,11 @@ def look(session: Session, message: Message, data: bytes) -> None:
         if message.get("deep"):
             seen.update(_deep(host.machine, manifest, message, seen["units"]))
     session.reply(seen=seen)
+
+
+def _promised(proof: Seen) -> Seen:
+    """An instance's promises, as the rung has them that is in force."""
+    return {**proof, "models": [rungs.served(proof["instance"], served) for served in proof["models"]]}
 
 
 def _live(disk: Disk, machine: Machine, manifest: Manifest) -> Seen:
@@ -67,6 +72,7 @@ def _live(disk: Disk, machine: Machine, manifest: Manifest) -> Seen:
             "cards": cards.result(),
             **leases.listed(Host(disk, machine)),
             "instances": {p["instance"]: a for p, a in zip(manifest["instances"], answers)},  # noqa: B905
+            "rungs": {p["instance"]: rungs.chosen(p["instance"]) for p in manifest["instances"]},
             "hashes": {p["balancer"]: h for p, h in zip(manifest["balancers"], hashes)},  # noqa: B905
         }
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from . import systemd
+from . import rungs, systemd
 from .errors import Unproven
 from .machine import Machine
 from .store import Manifest
@@ -33,7 +33,7 @@ def instance(machine: Machine, proof: Proof, patience: Patience) -> None:
         _on_its_cards(machine, proof, first.invocation, patience.answer)
         for served in proof["models"]:
             if served["resident"]:
-                _loaded(machine, proof, served, patience.load)
+                _loaded(machine, proof, rungs.served(proof["instance"], served), patience.load)
         _stays(machine, proof["unit"], first, steady_from)
     except Unproven as error:
         log = error.log or systemd.Systemd(machine).log([proof["unit"]])

@@ -1,7 +1,7 @@
 """VRAM arithmetic and the ladder of concessions: pure numbers."""
 
 from .account import account
-from .ladder import choose, wished_settings
+from .ladder import below, choose, wished_settings
 from .levers import modelfile_parameters, unit_environment
 from .model import Account, Backend, Card, Concession, KvType, Settings, Split, Verdict
 from .prediction import evicts, predicted_by_ollama
@@ -21,6 +21,7 @@ __all__ = [
     "Verdict",
     "Wishes",
     "account",
+    "below",
     "choose",
     "evicts",
     "modelfile_parameters",

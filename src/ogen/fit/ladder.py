@@ -49,6 +49,25 @@ def choose(candidates: Sequence[tuple[str, ModelShape]], wishes: Wishes, cards: 
     raise _does_not_fit(candidates, wishes, rungs, cards, shares)
 
 
+def below(
+    candidates: Sequence[tuple[str, ModelShape]],
+    wishes: Wishes,
+    cards: Sequence[Card],
+    candidate: int,
+    settings: Settings,
+) -> tuple[Choice, ...]:
+    """The rungs below one of the ladder, best first, whether they fit on `cards` or not."""
+    if wishes.num_gpu is not None and wishes.num_gpu < 0:
+        wishes = replace(wishes, num_gpu=None)
+    shares, rungs = _shares(wishes, cards), list(ladder(candidates, wishes))
+    start = Rung(candidate, settings)
+    lower = rungs[rungs.index(start) + 1 :] if start in rungs else []
+    return tuple(
+        _choice(candidates, wishes, rungs[0], rung, _account(candidates, rung, cards, shares), cards, shares)
+        for rung in lower
+    )
+
+
 def ladder(candidates: Sequence[tuple[str, ModelShape]], wishes: Wishes) -> Iterator[Rung]:
     """All rungs, best first. It does not depend on the cards: so more room never gives a lower rung."""
     rung = _top(candidates, wishes)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .model import (
+    Autofit,
     Balancer,
     ClientOptions,
     Context,
@@ -62,6 +63,7 @@ def notes(inventory: Inventory) -> tuple[Note, ...]:
 
 
 __all__ = [
+    "Autofit",
     "Balancer",
     "ClientOptions",
     "Context",

@@ -13,6 +13,7 @@ from .faults import Faults
 from .merging import HostEntry, bare, numbered
 from .model import (
     Archive,
+    Autofit,
     Balancer,
     ClientOptions,
     Context,
@@ -132,7 +133,7 @@ class Hosts:
         return good
 
     def _section(self, key: str, node: Node) -> Any:
-        """`ssh`, `ollama`, `monitoring` or `env`, made once per Node."""
+        """`ssh`, `ollama`, `monitoring`, `autofit` or `env`, made once per Node."""
         kept = self._shared.get((key, id(node)))
         if kept is None:
             made = _SECTIONS[key](**_fields(node, "source")) if key in _SECTIONS else bare(node)
@@ -189,7 +190,7 @@ def _whole(node: Node) -> bool:
     return set(node.keys) == set(node.value) and all(_whole(n) for _, n in node.items() if n.is_map)
 
 
-_SECTIONS: dict[str, Any] = {"ssh": Ssh, "ollama": Ollama, "monitoring": Monitoring}
+_SECTIONS: dict[str, Any] = {"ssh": Ssh, "ollama": Ollama, "monitoring": Monitoring, "autofit": Autofit}
 
 
 def _pin(node: Node) -> Pin:

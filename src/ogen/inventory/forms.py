@@ -113,6 +113,20 @@ def _gate(node: Node, subject: str, faults: Faults) -> Node | None:
     return None
 
 
+def _autofit(node: Node, subject: str, faults: Faults) -> Node | None:
+    """`true` is autofit as usual; `false` takes it back where a group or a default has it."""
+    if isinstance(node.value, bool):
+        return Node({"enabled": node}, node.where, keys={"enabled": node.where})
+    if node.is_map:
+        return node
+    faults.add(
+        f"{subject} must be true, false or a map, not {shown(node)}",
+        node.where,
+        "write true or {hold: 5m, every: 10s, margin: 512MiB}",
+    )
+    return None
+
+
 def _rate(node: Node, subject: str, faults: Faults) -> Node | None:
     """A number of requests needs its unit of time."""
     if isinstance(node.value, str):
@@ -263,6 +277,7 @@ FORMS: dict[str, Form] = {
     "rate": Form(_rate, lambda long: long),
     "archives": Form(_archives, lambda long: {"anyOf": [long, long["items"]]}),
     "digests": Form(_digests, _either({"type": "string", "pattern": f"^(?:{CHECKS['sha256'].pattern})$"})),
+    "autofit": Form(_autofit, _either({"type": "boolean"})),
     "gate": Form(_gate, _either({"const": True})),
     "sources": Form(
         _sources,

@@ -16,7 +16,7 @@ from .faults import Faults
 from .patterns import listed
 from .ranges import RangeError, expand, has_range
 
-DEFAULTS = ("ssh", "ollama", "monitoring", "env", "transport", "python")
+DEFAULTS = ("ssh", "ollama", "monitoring", "autofit", "env", "transport", "python")
 RANGED = ("address", "data_address", "root")  # whose ranges advance with the host's
 
 

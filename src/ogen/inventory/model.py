@@ -102,6 +102,17 @@ class Monitoring:
 
 
 @dataclass(frozen=True, slots=True)
+class Autofit:
+    """How a host chooses among an instance's rungs by the memory that is free on its cards."""
+
+    enabled: bool = True
+    every: float = 10.0  # seconds between two looks
+    hold: float = 300.0  # seconds that a better rung must have fitted, and since the last switch
+    margin: int = 512 * 2**20  # bytes that a better rung must leave free beyond what it needs
+    per_hour: int = 6  # switches, after which only memory that falls short makes another
+
+
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """One card of a host; `index` is nvidia-smi's (PCI) order and never changes when others go out."""
 
@@ -173,6 +184,7 @@ class Model:
     keep_alive: str | None = None
     residency: Literal["resident", "on_demand"] = "resident"
     embedding: bool = False
+    autofit: bool | None = None  # None: as the host
     where: Where | None = field(default=None, compare=False, repr=False)
 
 
@@ -206,6 +218,7 @@ class Host:
     ssh: Ssh = Ssh()
     ollama: Ollama = Ollama()
     monitoring: Monitoring = Monitoring()
+    autofit: Autofit | None = None  # None: for models that ask for it
     gpus: tuple[Gpu, ...] = ()
     pins: tuple[Pin, ...] = ()  # `instances:`
     weight: int | None = None

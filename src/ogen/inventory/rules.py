@@ -23,6 +23,7 @@ INVENTORY: Rules = {
     "monitoring": key(
         "What watches the cards; groups and hosts may override any key.", type="dict", schema=MONITORING
     ),
+    "autofit": HOST["autofit"],
     "env": key("Further environment variables of every instance.", type="dict", **ENV),
     "transport": HOST["transport"],
     "python": HOST["python"],

@@ -129,6 +129,30 @@ MONITORING: Rules = {
     "keep_days": key("How many days of logs are kept.", type="integer", min=1, max=3650),
 }
 
+AUTOFIT: Rules = {
+    "enabled": key("Whether its models take part; a model's own `autofit` comes first.", type="boolean"),
+    "every": key("How often free memory is read, e.g. 10s.", type="number", form="duration", min=1, max=3600),
+    "hold": key(
+        "How long more memory must have been free before a model gets a better configuration, e.g. 5m.",
+        type="number",
+        form="duration",
+        min=1,
+        max=86_400,
+    ),
+    "margin": key(
+        "Memory that must stay free beyond what the better configuration needs, e.g. 512MiB.",
+        type="integer",
+        form="size",
+        min=0,
+    ),
+    "per_hour": key(
+        "How many switches an hour there may be; only memory that falls short makes more.",
+        type="integer",
+        min=1,
+        max=1000,
+    ),
+}
+
 CARD: Rules = {
     "model": key("The card's name in the catalog, e.g. RTX 3090.", type="string", check_with="card_name"),
     "count": key("How many of this card there are.", type="integer", min=1, max=64),
@@ -200,6 +224,12 @@ COMMON: Rules = {
     "ssh": key("How the host is reached.", type="dict", schema=SSH),
     "ollama": key("Settings of its Ollama servers.", type="dict", schema=OLLAMA),
     "monitoring": key("What watches its cards.", type="dict", schema=MONITORING),
+    "autofit": key(
+        "Whether its instances' configurations follow the memory that is free: true, or a map.",
+        type="dict",
+        form="autofit",
+        schema=AUTOFIT,
+    ),
     "gpus": key(
         "The cards in nvidia-smi's order; or a map {1: {state: out}} that changes some of them.",
         form="cards",

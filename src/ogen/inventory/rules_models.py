@@ -177,5 +177,9 @@ MODEL: Rules = {
         type="string",
         allowed=["resident", "on_demand"],
     ),
+    "autofit": key(
+        "Whether the host chooses its configuration by the memory that is free; default: as the host says.",
+        type="boolean",
+    ),
     "embedding": key("It computes embeddings only.", type="boolean"),
 }

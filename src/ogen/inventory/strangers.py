@@ -32,7 +32,7 @@ _BELONGS: dict[str, dict[str, str]] = {
     "hosts": {
         "vars": "settings stand directly in the group",
         "children": "a group's 'hosts' may hold '@group'",
-        "defaults": "defaults stand at the top: ssh, ollama, monitoring, env",
+        "defaults": "defaults stand at the top: ssh, ollama, monitoring, autofit, env",
     },
 }
 

@@ -97,6 +97,7 @@ class InstanceSeen:
     version: str = ""
     models: tuple[Loaded, ...] = ()
     error: str = ""
+    rung: str = ""  # autofit's choice in words; "" without autofit
 
     def loaded(self, promise: Promise) -> Loaded | None:
         return next((m for m in self.models if m.name == promise.tagged), None)
@@ -205,6 +206,7 @@ def host_seen(
     """From the agent's words; what is missing or of another type becomes empty."""
     cards = _map(said.get("cards"))
     answers, hashes = _map(said.get("instances")), _map(said.get("hashes"))
+    rungs = _map(said.get("rungs"))
     return HostSeen(
         host=host,
         time=_float(said.get("time")) or 0.0,
@@ -222,7 +224,7 @@ def host_seen(
         card_said=tuple(_text(line) for line in _list(cards.get("said"))),
         programs=tuple(_program(_map(row)) for row in _list(cards.get("apps"))),
         instances=tuple(
-            _instance(p, _map(answers.get(_text(p.get("instance")))))
+            _instance(p, *(_map(found.get(_text(p.get("instance")))) for found in (answers, rungs)))
             for p in map(_map, _list(said.get("proofs")))
         ),
         balancers=tuple(
@@ -276,7 +278,15 @@ def _program(row: Mapping[str, Any]) -> Program:
     return Program(_int(row.get("pid")), _text(row.get("gpu_uuid")), used, name, _text(row.get("unit")))
 
 
-def _instance(proof: Mapping[str, Any], answer: Mapping[str, Any]) -> InstanceSeen:
+def _rung(told: Mapping[str, Any]) -> str:
+    return (
+        f"rung {_int(told.get('rung'))} of {_int(told.get('of'))}: {_text(told.get('about'))}" if told else ""
+    )
+
+
+def _instance(
+    proof: Mapping[str, Any], answer: Mapping[str, Any], autofit: Mapping[str, Any]
+) -> InstanceSeen:
     return InstanceSeen(
         name=_text(proof.get("instance")),
         unit=_text(proof.get("unit")),
@@ -286,6 +296,7 @@ def _instance(proof: Mapping[str, Any], answer: Mapping[str, Any]) -> InstanceSe
             Promise(_text(m.get("model")), _text(m.get("verdict")), bool(m.get("resident", True)))
             for m in map(_map, _list(proof.get("models")))
         ),
+        rung=_rung(autofit),
         version=_text(answer.get("version")),
         models=tuple(
             Loaded(

@@ -55,6 +55,7 @@ class InstanceRow:
     models: tuple[ModelRow, ...]
     drained: tuple[tuple[str, float], ...] = ()
     failing: tuple[tuple[str, str], ...] = ()  # balancer hosts whose probes it fails, each with the reason
+    rung: str = ""  # autofit's choice, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,14 @@ def _instance(
         models += [ModelRow(p.model, False) for p in lacking]
     name = f"{seen.host}/{one.name}"
     return InstanceRow(
-        one.name, one.port, state, one.version, tuple(models), away.get(name, ()), bad.get(name, ())
+        one.name,
+        one.port,
+        state,
+        one.version,
+        tuple(models),
+        away.get(name, ()),
+        bad.get(name, ()),
+        one.rung,
     )
 
 

@@ -109,6 +109,8 @@ def _instance(one: InstanceRow) -> Text:
     line = Text(f"  {_plain(one.name)}:{one.port}".ljust(_NAME) + " ")
     line.append(_plain(one.state), style="green" if one.state == "up" else "red")
     line.append(_plain(f"  Ollama {one.version}") if one.version else "")
+    if one.rung:
+        line.append(_plain(f"  {one.rung}"), style="default" if one.rung.startswith("rung 1 ") else "yellow")
     if one.drained:
         line.append(_plain(f"  {_drained(one.drained)}"), style="yellow")
     for edge, why in one.failing:

@@ -18,6 +18,7 @@ from ..fit import (
     Settings,
     Verdict,
     Wishes,
+    below,
     choose,
 )
 from ..fit.account import margin
@@ -26,6 +27,7 @@ from ..inventory.model import Gpu, Host, Model, Pin, Source
 #: sources of a model, best first, each with its shape
 Candidates = tuple[tuple[Source, ModelShape], ...]
 _TO_HOST = frozenset({"experts", "gpu_layers", "kv_on_host"})
+_SERVER = frozenset({"kv_cache", "experts", "kv_on_host"})  # concessions that are the server's settings
 _BACKENDS: Mapping[str, Backend] = {"nvidia": "cuda", "amd": "rocm"}
 
 
@@ -108,6 +110,22 @@ class Fitter:
             found = self._known[key] = self._choose(model, host, cards, pin, whole)
         return found
 
+    def below(
+        self, seat: tuple[Model, Host, Sequence[Gpu], Pin | None], fit: Fit, whole: bool, still: bool
+    ) -> tuple[Fit, ...]:
+        """What `fit` can be lowered to, best first; with `whole` nothing goes to host memory, with `still`
+        nothing changes that the server must be restarted for."""
+        model, host, gpus, pin = seat
+        wishes = _asked(wishes_of(model, host, gpus[0].vendor, pin, len(gpus)), whole)
+        candidates = self.candidates[model.name]
+        at = next(number for number, (source, _) in enumerate(candidates) if source == fit.source)
+        if still:
+            candidates, at, wishes = candidates[at:], 0, _standing(wishes, fit)
+        named = [(source.ref, shape) for source, shape in candidates]
+        room = [Card(gpu.vram, gpu.vram - gpu.reserve) for gpu in gpus]
+        found = below(named, wishes, room, at, fit.settings)
+        return tuple(_fit(candidates, choice, wishes) for choice in found)
+
     def least(self, model: Model, host: Host, gpu: Gpu, pin: Pin | None = None) -> int:
         """Bytes that the least configuration beside others holds on a card like `gpu`, margin apart."""
         key = (model.name, host_key(host), gpu.vendor, gpu.vram, _pin_key(pin))
@@ -129,15 +147,37 @@ class Fitter:
     ) -> Fit | Misfit:
         candidates = self.candidates[model.name]
         wishes = wishes_of(model, host, cards[0][0] if cards else "nvidia", pin, len(cards))
-        if whole:
-            order = tuple(what for what in wishes.order or ORDER if what not in _TO_HOST)
-            wishes = replace(wishes, order=order, gpu_layers_at_least=None)
+        wishes = _asked(wishes, whole)
         room = [Card(total, max(0, free)) for _, total, free in cards]
         try:
             choice = choose([(source.ref, shape) for source, shape in candidates], wishes, room)
         except DoesNotFit as problem:
             return Misfit(problem.missing_bytes, problem.nearest)
         return _fit(candidates, choice, wishes)
+
+
+def _asked(wishes: Wishes, whole: bool) -> Wishes:
+    """The wishes; with `whole` those that concede nothing to host memory."""
+    if not whole:
+        return wishes
+    order = tuple(what for what in wishes.order or ORDER if what not in _TO_HOST)
+    return replace(wishes, order=order, gpu_layers_at_least=None)
+
+
+def _standing(wishes: Wishes, fit: Fit) -> Wishes:
+    """Wishes whose ladder begins at `fit`, and leaves what is the server's as it is there."""
+    order = tuple(what for what in wishes.order or ORDER if what not in _SERVER)
+    if wishes.order is None and wishes.gpu_layers_at_least is None:
+        order = tuple(what for what in order if what not in _TO_HOST)
+    settings = fit.settings
+    return replace(
+        wishes,
+        order=order,
+        context=settings.context,
+        batch=settings.batch,
+        kv_cache=settings.kv_cache,
+        flash_attention=settings.flash_attention if settings.kv_cache != "f16" else wishes.flash_attention,
+    )
 
 
 def host_key(host: Host) -> tuple[object, ...]:

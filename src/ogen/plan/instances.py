@@ -19,20 +19,30 @@ SIBLINGS_APART = 100
 CPU_PORT_OFFSET = 90
 
 
-def build_instances(board: Board) -> tuple[Mapping[str, tuple[Instance, ...]], list[OgenError]]:
-    """The instances of every host in the order of their cards, and conflicts that no order solves."""
+#: the seats of each instance, by host and name
+Bundles = Mapping[tuple[str, str], list[Seat]]
+
+
+def build_instances(
+    board: Board,
+) -> tuple[Mapping[str, tuple[Instance, ...]], Bundles, list[OgenError]]:
+    """The instances of every host in the order of their cards, their seats, and conflicts that no order
+    solves."""
     seats: dict[str, list[Seat]] = {host.name: [] for host in board.hosts}
     for seat in board.seats.values():
         seats[seat.host.name].append(seat)
     found: dict[str, tuple[Instance, ...]] = {}
     problems: list[OgenError] = []
+    seated: dict[tuple[str, str], list[Seat]] = {}
     locked = siblings(board)
     for host in board.hosts:
         mine = sorted(seats[host.name], key=_load_order)
         bundles, conflicts = _bundles(board, mine)
         problems += conflicts
-        found[host.name] = tuple(_named(board, host, bundles, locked))
-    return found, problems
+        named = list(_named(board, host, bundles, locked))
+        found[host.name] = tuple(instance for instance, _ in named)
+        seated.update({(host.name, instance.name): bundle for instance, bundle in named})
+    return found, seated, problems
 
 
 def _load_order(seat: Seat) -> tuple[object, ...]:
@@ -119,7 +129,7 @@ def _keep_alive(seat: Seat) -> str:
 # --------------------------------------------------------------------------------- names and ports
 def _named(
     board: Board, host: Host, bundles: Iterable[list[Seat]], locked: Mapping[tuple[str, str, str], int]
-) -> Iterable[Instance]:
+) -> Iterable[tuple[Instance, list[Seat]]]:
     """Names and ports depend on card indexes only, so that they never change with other cards.
 
     Servers whose lowest card is the same are siblings: gpu0, gpu0-b, gpu0-c. Which is which follows the lock,
@@ -134,7 +144,8 @@ def _named(
             base = "gpu" + "-".join(str(gpu.index) for gpu in gpus) if gpus else "cpu"
             name = f"{base}-{chr(ord('a') + number)}" if number else base
             port = _base_port(host, gpus) + SIBLINGS_APART * number
-            yield _instance(board, host, name, pin.port if pin and pin.port else port, bundle)
+            port = pin.port if pin and pin.port else port
+            yield instance_of(board, host, name, port, bundle), bundle
 
 
 def _siblings(
@@ -162,7 +173,8 @@ def _base_port(host: Host, gpus: tuple[Gpu, ...]) -> int:
     return host.ollama.first_port + (CPU_PORT_OFFSET if host.gpus else 0)
 
 
-def _instance(board: Board, host: Host, name: str, port: int, bundle: list[Seat]) -> Instance:
+def instance_of(board: Board, host: Host, name: str, port: int, bundle: list[Seat]) -> Instance:
+    """The process that serves the models of `bundle`."""
     pin = bundle[0].pin
     risk = eviction(board, bundle)  # of a pin: another server is not started for it
     alone = all(len(board.tenants[spot]) == 1 for seat in bundle for spot in seat.spots)

@@ -55,6 +55,15 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """A configuration of an instance that its host may choose; `need`: bytes on each card with the margin."""
+
+    server: ServerSettings
+    placements: tuple[Placement, ...]
+    need: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One `ollama serve` process. `name` is unique on its host: "gpu0", "gpu0-1", "cpu"."""
 
@@ -65,6 +74,7 @@ class Instance:
     server: ServerSettings
     placements: tuple[Placement, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    rungs: tuple[Rung, ...] = ()  # the planned one and those below it, best first; () without autofit
     where: Where | None = field(default=None, compare=False, repr=False)
 
     @property

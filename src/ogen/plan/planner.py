@@ -11,6 +11,7 @@ from .model import HostPlan, Plan
 from .place import place
 from .pools import build_pools
 from .remarks import remarks_on
+from .rungs import with_rungs
 from .sources import candidates_of
 
 
@@ -21,12 +22,14 @@ def plan(inventory: Inventory) -> Plan:
     """
     candidates, problems = candidates_of(inventory)
     _raise(problems)
-    board, problems = place(inventory, Fitter(candidates))
-    instances, conflicts = build_instances(board)
+    fitter = Fitter(candidates)
+    board, problems = place(inventory, fitter)
+    instances, bundles, conflicts = build_instances(board)
     _raise([*problems, *conflicts])
     pools = build_pools(inventory, instances)
     entries, problems = build_entries(inventory, pools, instances)
     _raise(problems)
+    instances = with_rungs(board, fitter, instances, bundles, entries)
     hosts = tuple(
         HostPlan(host, instances[host.name], tuple(e for e in entries if host.name in e.hosts))
         for host in board.hosts

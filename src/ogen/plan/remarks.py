@@ -9,6 +9,7 @@ from ..inventory.model import Balancer, ClientOptions, Host, Inventory, Model
 from .entries import EVERYTHING
 from .model import Entry, Instance, Placement, Pool, Remark
 from .pins import is_out
+from .rungs import wanted
 
 
 def remarks_on(
@@ -23,6 +24,7 @@ def remarks_on(
         *_cards(inventory, instances),
         *_placements(inventory, instances),
         *_contexts(inventory, instances),
+        *_autofit(inventory, instances),
         *(remark for entry in entries for remark in _balancer(entry, instances)),
     ]
     return tuple(dict.fromkeys(found))
@@ -66,6 +68,19 @@ def _because(reason: str | None) -> str:
 
 
 # ------------------------------------------------------------------------------------------- models
+def _autofit(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
+    """Instances that are wanted to follow the free memory, and can't."""
+    hosts = {host.name: host for host in inventory.hosts}
+    for one in (one for mine in instances.values() for one in mine if one.gpus and not one.rungs):
+        for model in (p.model for p in one.placements if wanted(p.model, hosts[one.host])):
+            message = f"autofit: {model.name} has nothing to give up on {one.host}/{one.name}"
+            hint = "allow something: context: {at_least: …}, several quantisations, gpu_layers_at_least"
+            if one.gpus[0].vendor != "nvidia":
+                message = f"autofit: {one.host}/{one.name} is left as planned"
+                hint = "it reads the memory of NVIDIA cards only"
+            yield Remark(message, model.where, hint)
+
+
 def _placements(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
     hosts = {host.name: host for host in inventory.hosts}
     for mine in instances.values():

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..plan.model import Instance, Placement
 from ..release.model import InstanceProof, Release, Served
+from .autofit import autofit, rungs
 from .balancer import render_balancer
 from .draft import CURRENT, SYSTEMD, Draft
 from .instance import librarian_values, unit_values
@@ -23,6 +24,7 @@ def render_draft(draft: Draft) -> Release:
     if draft.plan.instances:
         _modelfiles(draft)
         preload(draft)
+        autofit(draft)
         monitor(draft)
         draft.add(f"{SYSTEMD}/ollama.service.d/ogen.conf", draft.engine.copy("stock-ollama.conf"))
     if draft.plan.instances or is_mirror(draft):
@@ -76,6 +78,8 @@ def _instance(draft: Draft, instance: Instance) -> None:
         draft.views += views(placement, instance.name, model)
     allowed = draft.allowed(host.name, instance.name)
     values = unit_values(host, instance, made, allowed)
+    if instance.rungs:
+        values["rungs"] = rungs(draft, instance, allowed)
     where = instance.where or host.where
     draft.unit(instance.unit, "instance", draft.engine.render("ollama.service.j2", values, where), where)
     draft.instances.append(

@@ -10,10 +10,13 @@ from ..errors import RenderError
 from ..inventory.model import Gpu, Host
 from ..plan.model import Instance
 from ..release.model import ModelBuild
+from .services import AUTOFIT, interpreter
 
 MIB = 1024 * 1024
 FIT_MARGIN = 1024  # MiB that llama.cpp leaves free on each card unless told otherwise
-OWN = frozenset({"HOME", "OGEN_MODELS", "OGEN_UNIT_HASH", "OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NOPRUNE"})
+OWN = frozenset(
+    {"HOME", "OGEN_MODELS", "OGEN_RUNGS", "OGEN_UNIT_HASH", "OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NOPRUNE"}
+)
 _DEVICES = {"nvidia": ("char-nvidia*",), "amd": ("/dev/kfd", "char-drm")}
 
 
@@ -35,7 +38,11 @@ def unit_values(
         "state": f"ogen/{name}",
         "runtime": f"ogen-{name}",
         "blobs": host.ollama.models_dir.rstrip("/") + "/blobs",
-        "manifests": f"/etc/ogen/current/instances/{name}/manifests",
+        "manifests": f"{AUTOFIT}/{name}/manifests"
+        if instance.rungs
+        else f"/etc/ogen/current/instances/{name}/manifests",
+        "autofit": f"{AUTOFIT}/{name}" if instance.rungs else "",
+        "python": interpreter(host),
         "models": len(builds),
         "preload": any(p.model.residency == "resident" for p in instance.placements),
         "environment": [f"{k}={v}" for k, v in environment(host, instance, builds, allowed).items()],
@@ -113,7 +120,7 @@ def _server(host: Host, instance: Instance, age: Era) -> dict[str, str]:
     server, ollama = instance.server, host.ollama
     quantised = server.kv_cache not in (None, "f16")
     flash = True if quantised else server.flash_attention  # a quantised cache works with it only
-    reserve = max((gpu.reserve for gpu in instance.gpus), default=0)
+    reserve = max(_reserves(instance), default=0)
     values: dict[str, str | None] = {
         "OLLAMA_CONTEXT_LENGTH": str(server.context),
         "OLLAMA_NUM_PARALLEL": str(server.parallel),
@@ -130,10 +137,15 @@ def _server(host: Host, instance: Instance, age: Era) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _reserves(instance: Instance) -> tuple[int, ...]:
+    """What the engine leaves to others on each card; with autofit nothing: the host sees what they take."""
+    return () if instance.rungs else tuple(gpu.reserve for gpu in instance.gpus)
+
+
 def _engine(instance: Instance) -> dict[str, str]:
     """Levers of llama-server, which era C starts with the unit's environment."""
     server = instance.server
-    reserves = [math.ceil(gpu.reserve / MIB) for gpu in instance.gpus]
+    reserves = [math.ceil(reserve / MIB) for reserve in _reserves(instance)]
     values = {}
     if any(reserves):
         values["LLAMA_ARG_FIT_TARGET"] = ",".join(str(FIT_MARGIN + reserve) for reserve in reserves)

@@ -13,6 +13,7 @@ from .draft import CURRENT, SYSTEMD, Draft
 from .escape import path, unit_text
 
 TEXTFILE = "ogen.prom"
+AUTOFIT = "/var/lib/ogen/autofit"  # the host's own: the rung of each instance that is in force
 
 
 def preload(draft: Draft) -> None:
@@ -43,7 +44,9 @@ def interpreter(host: Host) -> str:
 
 
 def _preload_config(instance: Instance, placements: Iterable[Placement]) -> dict[str, Any]:
+    chosen = {"chosen": f"{AUTOFIT}/{instance.name}/chosen.json"} if instance.rungs else {}
     return {
+        **chosen,
         "url": f"http://127.0.0.1:{instance.port}",
         "wait_s": 120,
         "models": [
