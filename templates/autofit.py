@@ -11,9 +11,10 @@ This program alone decides which one is in force. It reads what is free on the c
 instance holds itself, and takes the first rung that fits:
   * down as soon as the rung in force has not fitted at two looks one after the other;
   * up when a better one has fitted, with a margin, for the whole hold time, and not too often an hour.
-Nothing is switched while a request is in flight, or while an apply holds the host. A rung that differs in
-its manifests alone needs no restart. For another one the instance is restarted: where this host's own
-balancers list it, they are kept away from it meanwhile, and only if each has another one to send to.
+Nothing is switched while a request is in flight, or while an apply holds the host. Where this host's own
+balancers list the instance, and have another one to send to, they are kept away from it meanwhile; else it
+waits for a moment without a request. A rung that differs in its manifests alone needs no restart; for
+another one the instance is restarted, but never the last one that such a balancer has.
 
 OWN/NAME holds what was chosen: chosen.json (for people, `ogen status` and preload.py), env, manifests/.
 """
@@ -43,7 +44,8 @@ CGROUPS = ("/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/systemd/system.slice")
 CONTEXT = 457 << 20  # bytes of a process on a card beyond what its models need; Ollama's own figure
 HOUR = 3600.0
 QUIET = 5  # looks in a row, a fifth of a second apart, without a request
-SPOKEN = 5000  # milliseconds after which a connection that the instance spoke on last is an idle one
+SPOKEN = 1000  # milliseconds after which a connection that the instance spoke on last is an idle one
+SPOKEN_LONG = 5000  # and before a restart, which would cut a stream that pauses
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -273,27 +275,28 @@ def until(true, seconds, pause=0.2):
         time.sleep(pause)
 
 
-def quiet(port, seconds):
+def quiet(port, seconds, spoken):
     """Whether no request was in flight for a second, within `seconds`."""
     end, looks = time.monotonic() + seconds, 0
     while looks < QUIET:
-        looks = 0 if in_flight(port) else looks + 1
+        looks = 0 if in_flight(port, spoken) else looks + 1
         if time.monotonic() >= end:
             return False
         time.sleep(0.2)
     return True
 
 
-def in_flight(port):
+def in_flight(port, spoken):
     """Connections to a port on which a request may be under way.
 
-    A balancer keeps connections open between requests: one on which the instance spoke last, and not
-    just now, is such a one. Where `ss` does not tell who spoke, every connection counts.
+    A balancer keeps connections open between requests: one on which the instance spoke last, and that
+    `spoken` milliseconds ago, is such a one. Without `spoken`, and where `ss` does not tell who spoke, every
+    connection counts.
     """
-    sockets = told_by_ss(port)
+    sockets = told_by_ss(port) if spoken else None
     if sockets is None:
         return established(port)
-    return sum(not idle(socket) for socket in sockets)
+    return sum(not idle(socket, spoken) for socket in sockets)
 
 
 def told_by_ss(port):
@@ -316,11 +319,11 @@ def told_by_ss(port):
     return found
 
 
-def idle(socket):
+def idle(socket, spoken):
     """Whether a connection is one between requests: milliseconds since each side spoke, left out for 0."""
     found = {word: int(value) for word, value in re.findall(r"\blast(snd|rcv):(\d+)", socket)}
     sent, heard = found.get("snd", 0), found.get("rcv", 0)
-    return sent >= SPOKEN and heard >= sent
+    return sent >= spoken and heard >= sent
 
 
 def established(port):
@@ -336,9 +339,10 @@ def established(port):
 
 
 def systemctl(*args, timeout=180):
-    done = subprocess.run(
-        ["systemctl", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False
-    )
+    try:
+        done = subprocess.run(["systemctl", *args], stdout=subprocess.DEVNULL, timeout=timeout, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
     return done.returncode == 0
 
 
@@ -508,17 +512,17 @@ def only_one(server):
 
 @contextlib.contextmanager
 def leased(name, server):
-    """Keeps this host's balancers away from a server; gives why not where they don't take it."""
+    """Keeps this host's balancers away from a server: why they don't take it, and which list it."""
     names = [each for each, servers in balancers().items() if server in servers]
     if not names:
-        yield ""
+        yield "", names
         return
     path = "%s/autofit-%s.json" % (LEASES, name)
     lease = {"servers": [server], "until": time.monotonic() + 300, "who": "ogen-autofit"}
     try:
         write(path, json.dumps(lease, sort_keys=True).encode())
         taken = until(lambda: all(server in (read(STATE).get("taken") or {}).get(n, ()) for n in names), 15.0)
-        yield "" if taken else "the balancers here do not take a lease"
+        yield "" if taken else "the balancers here do not take a lease", names
     finally:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -527,58 +531,55 @@ def leased(name, server):
 # -------------------------------------------------------------------------------------- the switch
 def switch(ladder, now, to, why, switches):
     """From one rung to another; the text tells why it has to wait, "" when it is done."""
-    what = "%s: %s" % (ladder["instance"], why)
     restart = ladder["rungs"][now]["env"] != ladder["rungs"][to]["env"]
-    with alone(what) as held:
+    with alone("looks") as held:  # before a balancer is told anything
         if held:
             return held
-        if place_of(ladder_of(ladder["instance"]), chosen(ladder["instance"])) != now:
-            return "the release has changed"
-        done = restarted if restart else swapped
-        return done(ladder, now, to, why, switches)
+    last = only_one(ladder["server"])
+    if last and restart:
+        return "no other instance would serve %s" % (", ".join(last) or "meanwhile")
+    with leased(ladder["instance"], "" if last else ladder["server"]) as (refused, names):
+        with alone("%s: %s" % (ladder["instance"], why)) as held:
+            wait = refused or held or right(ladder, now, to, bool(names), restart)
+            wait = wait or (restarted if restart else swapped)(ladder, to, why, switches)
+        if not wait:
+            preload(ladder, wait=bool(names))
+    return wait
 
 
-def still(ladder, now, to):
-    """Whether the decision is right once more, now that nobody is served."""
+def right(ladder, now, to, leased_, restart):
+    """Why it can't be done at this moment; "" when nobody is served and the decision still is right."""
+    # no lease ends a request: it ends connections between requests, so that each one left counts
+    spoken = None if leased_ else SPOKEN_LONG if restart else SPOKEN
+    if not quiet(ladder["port"], 20.0 if leased_ else 3.0, spoken):
+        return "a request is in flight"
+    if place_of(ladder_of(ladder["instance"]), chosen(ladder["instance"])) != now:
+        return "the release has changed"
     needs = [rung["need"] for rung in ladder["rungs"]]
     room = room_of(ladder, needs[now], running(ladder))
-    return room is not None and fits(needs[to], room) and (to < now or not fits(needs[now], room))
-
-
-def swapped(ladder, now, to, why, switches):
-    """Only manifests differ: the models leave, the files change, the models come back."""
-    if not quiet(ladder["port"], 3.0):
-        return "a request is in flight"
-    if not still(ladder, now, to):
+    if room is None or not fits(needs[to], room) or (to > now and fits(needs[now], room)):
         return "free memory has just changed"
+    return ""
+
+
+def swapped(ladder, to, why, switches):
+    """Only manifests differ: the models leave, the files change; what comes next loads them anew."""
     if not unload(ladder):
         return "a request came"
     put(ladder, to, why, switches)
-    preload(ladder)
     return ""
 
 
-def restarted(ladder, now, to, why, switches):
-    """Settings of the server differ: it starts anew, with nobody sent to it meanwhile."""
-    others = only_one(ladder["server"])
-    if others:
-        return "no other instance would serve %s" % (", ".join(others) or "meanwhile")
-    with leased(ladder["instance"], ladder["server"]) as refused:
-        if refused:
-            return refused
-        if not quiet(ladder["port"], 20.0):
-            return "a request is in flight"
-        if not still(ladder, now, to):
-            return "free memory has just changed"
-        put(ladder, to, why, switches)
-        if not systemctl("restart", ladder["unit"]):
-            return ""  # the rung is in force, and systemd tries again; its log says what is wrong
+def restarted(ladder, to, why, switches):
+    """Settings of the server differ: it starts anew. Where it fails to, systemd tries again, and its log says
+    what is wrong: the rung is in force all the same."""
+    put(ladder, to, why, switches)
+    if systemctl("restart", ladder["unit"]):
         until(lambda: ask(ladder, "/api/version", timeout=2), 60.0)
-        preload(ladder, wait=True)
     return ""
 
 
-def preload(ladder, wait=False):
+def preload(ladder, wait):
     if ladder["preload"]:
         block = [] if wait else ["--no-block"]
         systemctl("restart", *block, "ogen-preload@%s.service" % ladder["instance"])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -217,7 +220,7 @@ def test_a_connection_counts_unless_the_instance_spoke_last(
         returncode, stdout = 0, text.encode()
 
     monkeypatch.setattr(script.subprocess, "run", lambda *_, **__: Done)
-    assert script.in_flight(11434) == busy
+    assert script.in_flight(11434, script.SPOKEN) == busy
 
 
 def test_without_ss_every_connection_counts(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,9 +232,10 @@ def test_without_ss_every_connection_counts(script: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(script.subprocess, "run", missing)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert script.in_flight(port) == 0
+        assert script.in_flight(port, script.SPOKEN) == 0
         with socket.create_connection(("127.0.0.1", port)):
-            assert script.in_flight(port) == 1
+            assert script.in_flight(port, None) == 1
+            assert script.in_flight(port, script.SPOKEN) == 1
 
 
 # ----------------------------------------------------------------------------------- memory
@@ -262,7 +266,7 @@ def test_what_the_instance_holds_is_not_taken_by_others(script: Any, monkeypatch
     Nvml.held_ = None  # a container: the driver tells no processes, so the instance's own account counts
     models = [{"size_vram": 6 * GIB}, {"size_vram": 0}]
     ladder["cards"] = [{"gpu": "GPU-1", "reserve": 0}, {"gpu": "GPU-2", "reserve": 0}]
-    assert script.room_of(ladder, [3, 1], models) == [
+    assert script.room_of(ladder, [3, 1][: len(ladder["cards"])], models) == [
         13 * GIB + (6 * GIB + script.CONTEXT) * part // 4 for part in (3, 1)
     ]
     assert script.divided(100, []) == []
@@ -412,16 +416,16 @@ def test_the_last_one_of_a_pool_is_not_restarted(script: Any, monkeypatch: pytes
 
 def test_a_lease_is_taken_and_given_back(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     members(script, {"127.0.0.1:1": ["chat"], "127.0.0.1:2": ["chat"]}, down=("127.0.0.1:1",))
-    with script.leased("gpu0", "127.0.0.1:1") as why:
-        assert why == ""
+    with script.leased("gpu0", "127.0.0.1:1") as (why, names):
+        assert (why, names) == ("", ["api"])
         lease = json.loads((Path(script.LEASES) / "autofit-gpu0.json").read_text())
         assert lease["servers"] == ["127.0.0.1:1"]
     assert list(Path(script.LEASES).iterdir()) == []
     monkeypatch.setattr(script, "until", lambda *_: False)
-    with script.leased("gpu0", "127.0.0.1:2") as why:
+    with script.leased("gpu0", "127.0.0.1:2") as (why, _):
         assert why == "the balancers here do not take a lease"
-    with script.leased("gpu9", "127.0.0.1:9") as why:
-        assert why == "", "no balancer here lists it"
+    with script.leased("gpu9", "127.0.0.1:9") as (why, names):
+        assert (why, names) == ("", []), "no balancer here lists it"
 
 
 # --------------------------------------------------------------------------------- a switch
@@ -455,7 +459,28 @@ def test_settings_of_the_server_need_one(script: Any, steps: list[str]) -> None:
     script.put(ladder, 1, "")
     steps.clear()
     assert script.switch(ladder, 1, 0, "why", []) == ""
-    assert steps == ["put", "restart ogen-ollama-gpu0.service", "restart ogen-preload@gpu0.service"]
+    assert steps == [
+        "put",
+        "restart ogen-ollama-gpu0.service",
+        "restart --no-block ogen-preload@gpu0.service",
+    ]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_balancers_come_back_when_the_models_are_loaded(
+    script: Any, steps: list[str], monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    ladder = release(script)
+    ladder["rungs"][1]["env"] = {"A": "1"} if restart else {}
+    script.put(ladder, 1, "")
+    members(script, {"127.0.0.1:1": ["chat"], "127.0.0.1:2": ["chat"]})
+    monkeypatch.setattr(script, "until", lambda true, *_: bool(true) if restart else True)
+    lease = Path(script.LEASES) / "autofit-gpu0.json"
+    there: list[bool] = []
+    monkeypatch.setattr(script, "systemctl", lambda *args, **_: there.append(lease.exists()) or True)
+    assert script.switch(ladder, 1, 0, "why", []) == ""
+    assert there == [True] * (1 + restart)
+    assert not lease.exists()
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -519,3 +544,53 @@ def test_the_watch_says_what_it_does_and_what_it_waits_for_once(
     (Path(script.OWN) / "gpu0" / "chosen.json").unlink()
     watch.round(400.0)
     assert capsys.readouterr().out == "gpu0: its next start chooses a rung of the release in force\n"
+
+
+# ---------------------------------------------------------------------------------- the driver
+ASKED = """\
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("autofit_script", sys.argv[1])
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+script.CGROUPS = (sys.argv[2],)
+ladder = {"unit": "u.service", "cards": [{"gpu": gpu, "reserve": 0} for gpu in sys.argv[3:]]}
+print(json.dumps(script.room_of(ladder, [3, 1][: len(ladder["cards"])], [{"size_vram": 1 << 30}])))
+"""
+
+
+def test_the_drivers_own_figures(tmp_path: Path, need: Callable[[str], str]) -> None:
+    """The room on each card by the fake NVML: with the processes of the unit's control group, and without."""
+    library = tmp_path / "libnvidia-ml.so.1"
+    source = Path(__file__).parents[1] / "testbed" / "fake_nvml.c"
+    flags = ["-shared", "-fPIC", "-D_POSIX_C_SOURCE=200809L"]
+    subprocess.run([need("cc"), *flags, "-o", str(library), str(source)], check=True)
+    (tmp_path / "u.service").mkdir()
+    procs = tmp_path / "u.service" / "cgroup.procs"
+    procs.write_text(f"1\n{os.getpid()}\n")
+    name = f"GPU-{os.urandom(8).hex()}"
+    env = {
+        "LD_LIBRARY_PATH": str(tmp_path),
+        "FAKE_NVML_GPUS": f"24576:1024:::::{name},8192:512,8192:lost",
+        "PATH": "/usr/bin",
+    }
+
+    def room(*cards: str) -> Any:
+        path = str(Path(__file__).parents[2] / "templates" / "autofit.py")
+        command = [sys.executable, "-I", "-c", ASKED, path, str(tmp_path), *cards]
+        return json.loads(subprocess.run(command, env=env, check=True, capture_output=True).stdout)
+
+    held = Path(f"/dev/shm/fake-gpu.{os.getpid()}")
+    try:
+        held.write_text(f"{name} {6 * GIB}\n")
+        assert room(name) == [23 * GIB]
+        procs.write_text("1\n")
+        assert room(name) == [17 * GIB + GIB + core().CONTEXT], (
+            "nobody's processes: the instance's own account"
+        )
+    finally:
+        held.unlink()
+    own = (GIB + core().CONTEXT) * 1 // 4
+    assert room(name, "1") == [24 * GIB - GIB + min(GIB, own * 3), 8 * GIB - 512 * MIB + min(own, 512 * MIB)]
+    assert room("2") is None
+    env["FAKE_NVML_GPUS"] = "!9"
+    assert room("0") is None
