@@ -278,7 +278,7 @@ def test_a_file_for_a_model_goes_on_where_it_broke_off(
 
 # ------------------------------------------------------------------------------------- from a mirror
 def mirrored(registry: Registry, *, origin: bool = False) -> supply.Plan:
-    return supply.Plan(registry.url, "gpu1", origin)
+    return supply.Plan(registry.url, "gpu1", origin=origin)
 
 
 def test_a_mirror_is_asked_once_and_in_ranges(bench: Bench, registry: Registry) -> None:
@@ -301,6 +301,20 @@ def test_a_corrupt_blob_is_not_taken(bench: Bench, registry: Registry) -> None:
     assert large.replace(":", "-") in str(caught.value.hint)
     assert not list((bench.folder / "models/blobs").glob("*" + large[7:] + "*"))
     assert not modelstore.in_store(str(bench.folder / "models"), SOURCE)
+
+
+def test_a_manifest_that_is_not_the_mirrors_own_is_not_taken(bench: Bench, registry: Registry) -> None:
+    """Somebody in between: the digest came over SSH."""
+    registry.add(SOURCE, SIZE)
+    (text,) = registry.manifests.values()
+    good = mirrored(registry)._replace(manifests=((SOURCE, modelstore.digest(text)),))
+    (path,) = registry.manifests
+    registry.manifests[path] = text + b" "
+    with pytest.raises(AgentError, match="sent another manifest of llama3:8b than it has"):
+        Run(bench, manifest(bench, model()), Given(bench, good))
+    assert registry.of_blobs() == 0
+    registry.manifests[path] = text
+    Run(bench, manifest(bench, model()), Given(bench, good))
 
 
 def test_a_mirror_that_is_not_there(bench: Bench, registry: Registry) -> None:

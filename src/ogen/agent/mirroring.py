@@ -39,13 +39,13 @@ def mirror(session: Session, message: Message, data: bytes) -> None:
         recovery.recover(host, session.wire.tell)
         manifest = {"models": [], "librarian": message["librarian"]}
         _load(session, manifest, message)
-        _lay_out(host.disk, str(message["librarian"]["models_dir"]), message["sources"])
+        texts = _lay_out(host.disk, str(message["librarian"]["models_dir"]), message["sources"])
         host.disk.create(CONF, str(message["conf"]).encode(), sync=False)
         transient.start(host.machine, UNIT, "the mirror", str(message["service"]))
         _await(host, int(message["port"]), next(iter(message["sources"])))
     finally:
         held.drop()
-    session.reply()
+    session.reply(manifests=[[source, modelstore.digest(text)] for source, text in sorted(texts.items())])
 
 
 def _load(session: Session, manifest: store.Manifest, message: Message) -> None:
@@ -74,8 +74,9 @@ def _load(session: Session, manifest: store.Manifest, message: Message) -> None:
             work.get(source)
 
 
-def _lay_out(disk: Disk, where: str, sources: Dict[str, Any]) -> None:
-    """/run is in memory: nothing is synced."""
+def _lay_out(disk: Disk, where: str, sources: Dict[str, Any]) -> Dict[str, bytes]:
+    """The manifests by their sources. /run is in memory: nothing is synced."""
+    texts = {}
     disk.remove_tree(FOLDER)
     disk.folder(FOLDER, sync=False)
     for source in sources:
@@ -83,7 +84,7 @@ def _lay_out(disk: Disk, where: str, sources: Dict[str, Any]) -> None:
         if path is None:
             raise AgentError("%s was loaded, but is not in %s" % (source, where))
         with open(path, "rb") as file:
-            text = file.read()
+            text = texts[source] = file.read()
         _, space, model, tag = modelstore.manifest_path(source).split("/")
         top = "%s/tree/v2/%s/%s" % (FOLDER, space, model)
         for folder in ("manifests", "blobs"):
@@ -92,6 +93,7 @@ def _lay_out(disk: Disk, where: str, sources: Dict[str, Any]) -> None:
             disk.create("%s/manifests/%s" % (top, tag), text, sync=False)
         for blob in modelstore.blobs_of(text):
             disk.symlink("%s/blobs/%s" % (where, blob.name), "%s/blobs/%s" % (top, blob.digest), sync=False)
+    return texts
 
 
 def _await(host: Host, port: int, source: str) -> None:

@@ -66,6 +66,10 @@ def blobs_of(text: bytes) -> List[Blob]:
     return found
 
 
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
 def is_digest(text: str) -> bool:
     kind, _, rest = text.partition(":")
     return kind == "sha256" and len(rest) == 64 and not set(rest) - set("0123456789abcdef")

@@ -5,7 +5,6 @@ the names that they have at their registry; Ollama takes no part in it.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from . import modelstore, parts
@@ -26,16 +25,19 @@ class Plan(NamedTuple):
 
     mirror: str = ""  # "http://192.0.2.11:11432"
     host: str = ""  # the mirror's name
+    manifests: Tuple[Tuple[str, str], ...] = ()  # source, digest of the manifest that the mirror has of it
     origin: bool = False  # where the mirror can't be had, the registry may be asked
     folder: Tuple[Tuple[str, str], ...] = ()  # source, digest of its manifest: the controller has them
 
     @classmethod
     def of(cls, message: Dict[str, Any]) -> "Plan":
         said = message.get("supply") or {}
-        folder = tuple((str(source), str(digest)) for source, digest in said.get("folder") or ())
-        return cls(
-            str(said.get("mirror") or ""), str(said.get("host") or ""), bool(said.get("origin")), folder
-        )
+        pairs = {
+            key: tuple((str(source), str(digest)) for source, digest in said.get(key) or ())
+            for key in ("folder", "manifests")
+        }
+        mirror, host = str(said.get("mirror") or ""), str(said.get("host") or "")
+        return cls(mirror, host, pairs["manifests"], bool(said.get("origin")), pairs["folder"])
 
 
 class Supply:
@@ -84,7 +86,7 @@ class Supply:
     # ---- a folder of the control machine
     def _from_folder(self, source: str, digest: str, shelf: Shelf, tell: Tell) -> None:
         text = b"".join(parts.fetch(self.session, digest)[1])
-        if "sha256:" + hashlib.sha256(text).hexdigest() != digest:
+        if modelstore.digest(text) != digest:
             raise AgentError("the manifest of %s came damaged" % source, "apply again")
         self._blobs(source, text, shelf, tell, self._sent)
 
@@ -95,6 +97,10 @@ class Supply:
         url = "%s/manifests/%s" % (base, tag)
         mirror = Mirror(self.plan.host, self.machine, tell)
         text = b"".join(mirror.get(url, 0, None))
+        wanted = dict(self.plan.manifests).get(source)
+        if wanted and modelstore.digest(text) != wanted:  # the way there is plain HTTP; wanted came over SSH
+            said = (self.plan.host, source)
+            raise AgentError("the mirror %s sent another manifest of %s than it has" % said)
 
         def content(blob: Blob, told: Tell) -> modelstore.Parts:
             where = "%s/blobs/%s" % (base, blob.digest)

@@ -52,10 +52,10 @@ class Mirror:
             "port": self.port,
         }
         with contact(self.host, options, on_event) as opened:
-            opened.ask(message)
+            manifests = opened.ask(message)[0]["manifests"]
             on_event(Event(self.host.name, "models", f"gives {_count(len(sources))} to the others"))
             try:
-                yield self.supply()
+                yield {**self.supply(), "manifests": manifests}
             finally:
                 with suppress(HostError):
                     opened.ask({"op": "unmirror"})
