@@ -14,6 +14,8 @@ import argparse
 import http.client
 import importlib.util
 import json
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -108,10 +110,18 @@ def _running(tier: str, farm: Farm, **values: Any) -> Iterator[Edge]:
             _until(lambda: process.poll() is not None or _answers(port), "nginx listens")
             if process.poll() is not None:
                 raise RuntimeError((Path(name) / "stderr").read_text())
-            yield Edge(config, port, process)
+            edge = Edge(config, port, process)
+            # it listens before it has made its workers: a reload must know those of before
+            _until(lambda: len(edge.workers()) == _worker_count(config), "nginx has its workers")
+            yield edge
         finally:
             process.terminate()
             process.wait(20)
+
+
+def _worker_count(config: Path) -> int:
+    (said,) = re.findall(r"^worker_processes (\w+);", config.read_text(), re.MULTILINE)
+    return (os.cpu_count() or 1) if said == "auto" else int(said)
 
 
 def _answers(port: int) -> bool:
