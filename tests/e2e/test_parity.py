@@ -191,8 +191,8 @@ def test_drain(pair: Pair) -> None:
 
 
 def test_a_change_that_the_host_makes_itself(pair: Pair) -> None:
-    """What ansible-pull does when it has the project: `ansible-playbook -c local`, for one host. The keys come
-    by a variable."""
+    """What ansible-pull does when it has the project: `ansible-playbook -c local`, for one host. The keys
+    come by a variable."""
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the box's Python can't use the packages of this one")
     pair.write(context=2048)

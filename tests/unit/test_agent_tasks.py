@@ -49,10 +49,15 @@ class Box(Machine):
         words = [w for w in command if w not in ("env", "DEBIAN_FRONTEND=noninteractive")]
         if words[0] in ("tar", "chown", "chgrp", "sync"):
             return super().run(command, timeout, stdin)
+        if words[:2] == ["dpkg-query", "-L"]:
+            return Done(0, "")
         if words[0] == "dpkg-query":
             return self.query(words[4:])
         if words[:2] == ["systemctl", "show"]:
             return self.show(words[-1])
+        if words[0] == "apt-get" and "-s" in words:
+            names = words[words.index("--") + 1 :]
+            return Done(0, "".join(f"Inst {name} (1.0 somewhere)\n" for name in names if "install" in words))
         self.ran.append(words)
         return getattr(self, words[0].replace("-", "_"), lambda rest: Done(0, ""))(words[1:])
 
@@ -80,6 +85,7 @@ class Box(Machine):
     def systemctl(self, rest: list[str]) -> Done:
         change = {
             "start": ("ActiveState", "active"),
+            "restart": ("ActiveState", "active"),
             "stop": ("ActiveState", "inactive"),
             "enable": ("UnitFileState", "enabled"),
             "disable": ("UnitFileState", "disabled"),
@@ -87,7 +93,10 @@ class Box(Machine):
             "unmask": ("UnitFileState", "disabled"),
         }.get(rest[0])
         if change:
-            self.units[rest[-1]][change[0]] = change[1]
+            found = self.units.setdefault(rest[-1], {"LoadState": "not-found", "ActiveState": "inactive"})
+            found[change[0]] = change[1]
+            if "mask" in rest[0]:
+                found["LoadState"] = "masked" if rest[0] == "mask" else "loaded"
         return Done(0, "")
 
     def groupadd(self, rest: list[str]) -> Done:

@@ -28,8 +28,8 @@ def steps(session: Session, message: Message, data: bytes) -> None:
     disk = session.host.disk
     host = Host(check=bool(document["check"]), root=disk.real("/"))
     host.folder = disk.relocated
-    host.promised = session.promised
-    host.promised.update(map(str, document.get("promised", ())))
+    host.promised, host.would = session.promised, session.would
+    host.promised.update(document.get("promised", {}))
     host.fetch = lambda digest: parts.fetch(session, digest)
     if not document["check"]:
         if disk.lstat(locks.SESSION):

@@ -7,7 +7,7 @@ host starts without the code that changes it.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Callable, Optional, Set
+from typing import Any, Callable, Dict, Optional
 
 from . import frames
 from .errors import AgentError, disk_failed
@@ -55,7 +55,8 @@ class Session:
         self.wire = wire
         self.bundle = bundle
         self.mirror: Optional[Lock] = None  # while this host gives models to others (mirroring.py)
-        self.promised: Set[str] = set()  # what the checks of this session found that steps would make
+        self.promised: Dict[str, Any] = {}  # what the checks of this session found that steps would make
+        self.would: Dict[str, Any] = {}  # and the paths, as they would leave them
         self.leaving: Optional[Lock] = None  # while this rollout is to close what it left open (admission.py)
 
     def reply(self, **values: Any) -> None:

@@ -92,6 +92,8 @@ def command(args: Args, host: Host) -> Result:
         raise Failed("neither `cmd` nor `argv` says what to run")
     if not host.check:
         host.do(*words)
+    elif "creates" in args:
+        host.makes(args["creates"])
     made = ("creates", "absent", args["creates"]) if "creates" in args else ("command", "", " ".join(words))
     did = "would run " if host.check else "ran "
     return result([made] if args.get("changed_when", True) else [], did + " ".join(words))

@@ -12,10 +12,10 @@ from .tasks_host import Args, Change, Failed, Host, Result, result
 def group(args: Args, host: Host) -> Result:
     """Ansible's `group`; an existing group keeps its number."""
     name, present = args["name"], args.get("state", "present") == "present"
-    if (host.group(name) is not None) == present:
+    if host.has("group", name) == present:
         return result([])
     if host.check:
-        host.promised.add("group " + name)
+        host.promised["group " + name] = present
     elif present:
         host.do("groupadd", *(["-r"] if args.get("system") else []), name)
     else:
@@ -26,14 +26,18 @@ def group(args: Args, host: Host) -> Result:
 def user(args: Args, host: Host) -> Result:
     """Ansible's `user`; `state: absent` leaves the home folder."""
     name, present = args["name"], args.get("state", "present") == "present"
-    found = host.user(name)
+    found, there = host.user(name), host.has("user", name)
     if not present:
-        if found is not None and not host.check:
+        if there and host.check:
+            host.promised["user " + name] = False
+        elif there:
             host.do("userdel", name)
-        return result([("state", *_presence(False))] if found is not None else [])
+        return result([("state", *_presence(False))] if there else [])
     for wanted in [*args.get("groups", ()), *([args["group"]] if args.get("group") else [])]:
         host.gid(wanted)  # raises for one that is missing
-    return _create(args, host) if found is None else _modify(args, host)
+    if not there:
+        return _create(args, host)
+    return result([]) if found is None else _modify(args, host)  # None: an earlier step of a check makes it
 
 
 def _create(args: Args, host: Host) -> Result:
@@ -45,7 +49,8 @@ def _create(args: Args, host: Host) -> Result:
     options += ["-G", ",".join(args["groups"])] if args.get("groups") else []
     options += ["-m"] if args.get("create_home", True) else ["-M"]
     if host.check:
-        host.promised.update(("user " + args["name"], "group " + args["name"]))
+        own = [] if args.get("group") else ["group " + args["name"]]  # useradd makes one of the same name
+        host.promised.update(dict.fromkeys(["user " + args["name"], *own], True))
     else:
         host.do("useradd", *options, args["name"])
     return result([("state", *_presence(True))])

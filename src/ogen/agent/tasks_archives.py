@@ -67,6 +67,10 @@ def unarchive(args: Args, host: Host) -> Result:
     if host.exists(args["creates"]):
         return result([], "did not run: %s exists" % args["creates"])
     wanted_ids(args, host)  # an unknown owner is found now rather than later
+    if host.check and not host.exists(args["dest"]):
+        raise Failed("%s: no such folder" % args["dest"])
+    if host.check and args.get("remote_src") and not host.exists(args["src"]):
+        raise Failed("%s: no such file" % args["src"])
     if not host.check:
         with walk(host.root, args["dest"], follow=True) as spot:
             folder = _folder(spot)
@@ -76,6 +80,8 @@ def unarchive(args: Args, host: Host) -> Result:
                 _unpack(path, folder, args, host)
         finally:
             os.close(folder)
+    else:
+        host.makes(args["creates"])
     return result([("creates", "absent", args["creates"])], "unpacked into " + args["dest"])
 
 

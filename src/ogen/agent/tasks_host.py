@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .machine import Done, Machine
 
@@ -32,7 +32,10 @@ class Host:
         self.root = root
         self.machine = machine or Machine()
         self.folder = False  # it is a folder of another machine, which has nothing but files
-        self.promised: Set[str] = set()  # "user ollama", "group render", "packages", "file /x"
+        #: in a check: "user ollama", "group render", "package nginx": whether it would be there; "unit x":
+        #: what systemd would show of it; "started": whether packages of earlier steps start their services
+        self.promised: Dict[str, Any] = {}
+        self.would: Dict[str, Any] = {}  # in a check: paths as earlier steps would leave them (tasks_paths)
         self.fetched = False  # apt's lists, once in a run
         self.announce: Callable[[], None] = lambda: None  # called before a tool changes something
         self.progress: Callable[[float], None] = lambda percent: None  # of one step that takes long
@@ -56,7 +59,33 @@ class Host:
         return self.root.rstrip("/") + path
 
     def exists(self, path: str) -> bool:
-        return os.path.lexists(self.real(path))
+        if not self.check:
+            return os.path.lexists(self.real(path))
+        from .tasks_paths import walk
+
+        try:
+            with walk(self.root, path, would=self.would) as spot:
+                return spot.stat() is not None
+        except (Failed, OSError):
+            return False
+
+    @property
+    def packaged(self) -> Dict[str, str]:
+        """In a check: a unit that a package would bring, enabled and started as Debian's packages do."""
+        active = "active" if self.promised.get("started") else "inactive"
+        return {"LoadState": "loaded", "ActiveState": active, "UnitFileState": "enabled"}
+
+    def makes(self, path: str) -> None:
+        """In a check: a tool would leave something at `path`; a file, as far as can be told."""
+        from .tasks_paths import Promised, walk
+
+        with walk(self.root, path, would=self.would) as spot:
+            spot.promise(Promised(0o100644, os.geteuid(), os.getegid(), b""))
+
+    @property
+    def sight(self) -> Optional[Dict[str, Any]]:
+        """What a walk is to see beside what is there."""
+        return self.would if self.check else None
 
     # ---- accounts, through NSS
     def user(self, name: str) -> Optional[pwd.struct_passwd]:
@@ -75,17 +104,24 @@ class Host:
         """The further groups of a user, sorted; without the primary one."""
         return sorted(entry.gr_name for entry in grp.getgrall() if user in entry.gr_mem)
 
+    def has(self, kind: str, name: str) -> bool:
+        """Whether there is such a user or group, or would be."""
+        promised = self.promised.get("%s %s" % (kind, name))
+        if promised is not None:
+            return bool(promised)
+        return (self.user(name) if kind == "user" else self.group(name)) is not None
+
     def uid(self, name: str) -> int:
         """The number of a user; -1 for one that an earlier step would have made."""
         found = self.user(name)
-        if found is None and "user " + name not in self.promised:
+        if not self.has("user", name):
             raise Failed("no user is named %r" % name)
         return -1 if found is None else found.pw_uid
 
     def gid(self, name: str) -> int:
         """The number of a group; -1 for one that an earlier step would have made."""
         found = self.group(name)
-        if found is None and "group " + name not in self.promised:
+        if not self.has("group", name):
             raise Failed("no group is named %r" % name)
         return -1 if found is None else found.gr_gid
 

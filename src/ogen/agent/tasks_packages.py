@@ -33,7 +33,7 @@ def apt(args: Args, host: Host) -> Result:
     todo = [name for name in names if (name in installed) != present]
     changes = [(name, *(("absent", "present") if present else ("present", "absent"))) for name in todo]
     if todo and host.check:
-        host.promised.add("packages")
+        _promise(todo, present, args, host)
     elif todo:
         with _policy(args.get("policy_rc_d"), host):
             _change(todo, present, args, host)
@@ -43,13 +43,32 @@ def apt(args: Args, host: Host) -> Result:
     return result(changes)
 
 
+def _promise(todo: List[str], present: bool, args: Args, host: Host) -> None:
+    """What apt says it would do; the names themselves, where it has no lists yet."""
+    action = _action(present, args)
+    said = host.ask(*_APT_GET, "-s", *action, "--", *todo)
+    words = [line.split() for line in said.lines if line.startswith(("Inst ", "Remv "))]
+    come = {word[1] for word in words if word[0] == "Inst"} | set(todo if present else ())
+    gone = {word[1] for word in words if word[0] == "Remv"} | set(() if present else todo)
+    for name in sorted(gone):
+        files = host.ask("dpkg-query", "-L", name).lines
+        units = [os.path.basename(path) for path in files if "/systemd/system/" in path and "." in path]
+        host.promised.update({"units " + name: units, **{"unit " + unit: None for unit in units}})
+    for name in sorted(come):
+        host.promised["started"] = args.get("policy_rc_d") is None
+        for unit in host.promised.pop("units " + name, ()):  # it was to go before
+            host.promised["unit " + unit] = host.packaged
+    host.promised.update({"package " + name: name in come for name in come | gone})
+
+
 def _installed(names: List[str], host: Host) -> Set[str]:
     # dpkg-query exits 1 when it knows nothing of one of the names: its lines are still right
     listed = host.ask("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *names)
     if listed.code > 1:
         raise Failed("no dpkg-query here: %s" % last_lines(listed))
     pairs = [line.split() for line in listed.text.splitlines()]
-    return {pair[0] for pair in pairs if len(pair) == 2 and pair[1] == "installed"}
+    found = {pair[0] for pair in pairs if len(pair) == 2 and pair[1] == "installed"}
+    return {name for name in names if host.promised.get("package " + name, name in found)}
 
 
 def _change(names: List[str], present: bool, args: Args, host: Host) -> None:
@@ -57,15 +76,19 @@ def _change(names: List[str], present: bool, args: Args, host: Host) -> None:
     if args.get("update_cache") and present and not host.fetched:
         host.do(*_APT_GET, "update")
         host.fetched = True
-    action = ["install"] if present else ["remove"]
-    if present and not args.get("install_recommends", True):
-        action.append("--no-install-recommends")
+    action = _action(present, args)
     done = host.ask(*_APT_GET, *action, "--", *names)
     if done.code and "dpkg was interrupted" in done.text:
         host.do("dpkg", "--configure", "-a", "--force-confdef", "--force-confold")
         done = host.ask(*_APT_GET, *action, "--", *names)
     if done.code:
         raise Failed("apt-get %s %s\n%s" % (" ".join(action), " ".join(names), _reason(done)))
+
+
+def _action(present: bool, args: Args) -> List[str]:
+    if not present:
+        return ["remove"]
+    return ["install"] + ([] if args.get("install_recommends", True) else ["--no-install-recommends"])
 
 
 def _reason(done: Done) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Iterator, Mapping, Tuple
 
 from .tasks_files import adjust, need_parent
 from .tasks_host import Args, Failed, Host, Result, result
-from .tasks_paths import Spot, walk
+from .tasks_paths import Promised, Seen, Spot, walk
 
 PART = 1 << 20
 PATIENCE = 60.0  # seconds without a byte
@@ -23,17 +23,18 @@ _RECEIVED = ".ogen-get-"  # then the checksum's first digits, and the file's nam
 def get_url(args: Args, host: Host) -> Result:
     """Ansible's `get_url` with a `checksum`: nothing is fetched where the file is there already."""
     wanted = args["checksum"]
-    with walk(host.root, args["dest"]) as spot:
+    with walk(host.root, args["dest"], would=host.sight) as spot:
         found = spot.stat()
         if found is not None and not stat.S_ISREG(found.st_mode):
             raise Failed("%s is there, and is no file" % spot.path)
-        before = _checksum(spot) if found is not None else "absent"
+        before = _checksum(spot, found) if found is not None else "absent"
         if before == wanted:
             return result(adjust(spot, args, host))
+        need_parent(spot)
         if host.check:
-            host.promised.add("file " + args["dest"])
+            spot.promise(Promised(stat.S_IFREG | 0o644, os.geteuid(), os.getegid(), b"", wanted))
+            adjust(spot, args, host)
         else:
-            need_parent(spot)
             with _received(spot, args["url"], wanted, host) as passing:
                 adjust(passing, {"mode": "0644", **args}, host)
                 os.rename(passing.name, spot.name, src_dir_fd=spot.folder, dst_dir_fd=spot.folder)
@@ -41,7 +42,9 @@ def get_url(args: Args, host: Host) -> Result:
         return result([("checksum", before, wanted)], "got " + args["url"])
 
 
-def _checksum(spot: Spot) -> str:
+def _checksum(spot: Spot, found: Seen) -> str:
+    if isinstance(found, Promised) and found.content is not None:  # fetched by an earlier step of a check
+        return found.target or "sha256:" + hashlib.sha256(found.content).hexdigest()
     with os.fdopen(spot.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
         return _digest(reader.fileno())
 
@@ -92,7 +95,7 @@ def _sweep(spot: Spot, name: str) -> None:
 def _part(passing: Spot) -> int:
     """The part, opened. One that another user could write to, by name or through a link, is none."""
 
-    def own(found: os.stat_result) -> bool:
+    def own(found: Seen) -> bool:
         return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
 
     found = passing.stat()

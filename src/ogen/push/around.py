@@ -25,6 +25,8 @@ from .texts import Texts
 
 #: what follows for a host from a task that failed before its transaction, and after it
 BEFORE = "nothing was put in force there: mend what the task names, then run this again"
+#: a unit of the release, as systemd would show it then
+IN_FORCE = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled"}
 AFTER = "the new release is in force there, and stays: mend what the task names, then run this again"
 
 
@@ -57,7 +59,7 @@ class Around:
     steps: dict[str, list[StepResult]] = field(default_factory=dict)
     notified: dict[str, set[str]] = field(default_factory=dict)
     failures: dict[str, HostError] = field(default_factory=dict)  # of tasks after the commit
-    promised: dict[str, list[str]] = field(default_factory=dict)  # to a check: what the release brings
+    promised: dict[str, Mapping[str, object]] = field(default_factory=dict)  # to a check: of the release
     begun: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
 
@@ -165,7 +167,7 @@ class Around:
         name = opened.host.name
         own = self.compiled[name]
         self._run(opened, own.before, check=True)
-        self.promised[name] = [f"unit {unit}" for unit in units]
+        self.promised[name] = {f"unit {unit}": IN_FORCE for unit in units}
         if changed:
             self._notify(name, own.notify)
         self._run(opened, own.after, check=True)
@@ -197,7 +199,7 @@ class Around:
     def _ask(self, opened: Contact, steps: Sequence[Step], check: bool) -> list[StepResult]:
         document = {
             "check": check,
-            "promised": self.promised.get(opened.host.name, []),
+            "promised": self.promised.get(opened.host.name, {}),
             "who": self.options.who,
             "force_handlers": False,
             # handlers were chosen here: to the agent they are steps like any other
