@@ -27,8 +27,18 @@ _CALLS = (
     " remove rmdir removedirs chmod fchmod lchmod chown fchown lchown utime setxattr fsync fdatasync open"
 )
 WRITES = frozenset(_CALLS.split(" "))
-#: disk: the one; tasks: steps of playbooks, outside of the transaction; wire: the pipe to the controller
-HANDS = ("disk", "wire", "tasks_archives", "tasks_files", "tasks_paths", "tasks_packages", "tasks_urls")
+#: disk: the one; tasks: steps of playbooks, outside of the transaction; wire: the pipe to the controller;
+#: modelstore: blobs and manifests of models, which no release changes once they are there
+HANDS = (
+    "disk",
+    "wire",
+    "modelstore",
+    "tasks_archives",
+    "tasks_files",
+    "tasks_paths",
+    "tasks_packages",
+    "tasks_urls",
+)
 
 
 def writes(text: str) -> Iterator[str]:
