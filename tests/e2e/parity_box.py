@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 
 
 def described(path):
@@ -35,12 +36,27 @@ def said(*command):
     return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode().splitlines()
 
 
+def listed():
+    """Units with load, active and sub state, at a moment when none that a timer starts is on its way."""
+    end = time.monotonic() + 60
+    while True:
+        lines = said("systemctl", "list-units", "--all", "--plain", "--full", "--no-legend", "--no-pager")
+        found = {name: words[:3] for name, *words in map(str.split, lines) if words[0] != "not-found"}
+        busy = [
+            name
+            for name, (_, active, sub) in found.items()
+            if active in ("activating", "deactivating", "reloading")
+            or (name.endswith(".timer") and sub == "running")
+        ]
+        if not busy or time.monotonic() > end:
+            return {name: " ".join(words) for name, words in found.items()}
+        time.sleep(0.1)
+
+
 def units():
-    """Enabled or not, and active or not; not those of sessions and of what was started by hand."""
+    """Enabled or not, and active or not."""
     enabled = [line.split()[:2] for line in said("systemctl", "list-unit-files", "--no-legend", "--no-pager")]
-    listed = said("systemctl", "list-units", "--all", "--plain", "--full", "--no-legend", "--no-pager")
-    active = {name: " ".join(words[:3]) for name, *words in map(str.split, listed) if words[0] != "not-found"}
-    return {"enabled": dict(enabled), "active": active}
+    return {"enabled": dict(enabled), "active": listed()}
 
 
 print(

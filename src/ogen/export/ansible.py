@@ -31,6 +31,7 @@ CONFIG = """\
 inventory = inventory.yaml
 collections_path = collections
 forks = 32
+interpreter_python = auto_silent
 
 [ssh_connection]
 pipelining = true
