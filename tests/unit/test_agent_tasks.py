@@ -565,6 +565,30 @@ def test_umask_of_the_login_does_not_matter(box: Box, root: Path) -> None:
         os.umask(before)
 
 
+def test_apt_without_a_mirror_says_all_that_is_missing(root: Path, box: Box) -> None:
+    box.packages = {"python3"}
+    lost = "W: Failed to fetch http://mirror/x  Temporary failure resolving 'mirror'"
+    box.answers = [Done(0, f"Ign:1 x\n{lost}\n"), Done(100, "E: Unable to locate package zstd")]
+    steps = [
+        step("one", "apt", name=["python3"], update_cache=True),
+        step("two", "apt", name=["zstd"], update_cache=True),
+        step("three", "apt", name=["nginx", "python3"]),
+        step("four", "apt", name=["telnet"], state="absent"),
+    ]
+    done = tasks.run({"steps": steps}, quiet, Fake(False, str(root), box))["results"][-1]
+    assert (done["name"], done["failed"]) == ("two", True)
+    assert done["msg"].splitlines() == [
+        "zstd can't be had: no package mirror answers",
+        lost,
+        "missing are, in all: nginx zstd",
+        tasks_packages._MEDIUM,
+    ]
+    # with old lists a package may be there all the same
+    box.answers = [Done(0, lost), Done(0, "")]
+    box.packages.add("zstd")
+    assert not one("apt", {"name": ["zstd"], "update_cache": True}, Fake(False, str(root), box))["failed"]
+
+
 # ---------------------------------------------------------------------------- get_url and unarchive
 class Quiet(SimpleHTTPRequestHandler):
     def log_request(self, *args: object) -> None:

@@ -43,6 +43,10 @@ def run(document: Mapping[str, Any], tell: Tell, host: Optional[Host] = None) ->
 
 
 def _all(steps: List[Dict[str, Any]], force: bool, host: Host, tell: Tell) -> List[Result]:
+    installs = [step["args"] for step in steps if step["module"] == "apt"]
+    host.packages = [
+        n for args in installs if args.get("state", "present") == "present" for n in args["name"]
+    ]
     results: List[Result] = []
     notified: Set[str] = set()
     failed = False

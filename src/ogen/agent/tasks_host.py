@@ -37,6 +37,8 @@ class Host:
         self.promised: Dict[str, Any] = {}
         self.would: Dict[str, Any] = {}  # in a check: paths as earlier steps would leave them (tasks_paths)
         self.fetched = False  # apt's lists, once in a run
+        self.unreached: List[str] = []  # what apt said of mirrors that do not answer
+        self.packages: List[str] = []  # those of all steps of the run
         self.announce: Callable[[], None] = lambda: None  # called before a tool changes something
         self.progress: Callable[[float], None] = lambda percent: None  # of one step that takes long
         self.fetch: Fetch = _nobody  # a file of the controller, by its digest

@@ -10,6 +10,10 @@ from .machine import Done
 from .tasks_host import Args, Failed, Host, Result, last_lines, result
 
 POLICY = "/usr/sbin/policy-rc.d"
+_UNREACHED = "Failed to fetch"
+_MEDIUM = (
+    "install them from a medium, or name a mirror in sources.list that this host reaches, and run this again"
+)
 #: dpkg keeps a configuration file that someone edited; another apt gets two minutes to end
 _APT_GET = (
     "env",
@@ -74,13 +78,15 @@ def _installed(names: List[str], host: Host) -> Set[str]:
 def _change(names: List[str], present: bool, args: Args, host: Host) -> None:
     host.announce()
     if args.get("update_cache") and present and not host.fetched:
-        host.do(*_APT_GET, "update")
+        host.unreached = [line for line in host.do(*_APT_GET, "update").lines if _UNREACHED in line]
         host.fetched = True
     action = _action(present, args)
     done = host.ask(*_APT_GET, *action, "--", *names)
     if done.code and "dpkg was interrupted" in done.text:
         host.do("dpkg", "--configure", "-a", "--force-confdef", "--force-confold")
         done = host.ask(*_APT_GET, *action, "--", *names)
+    if done.code and present and host.unreached:
+        raise Failed("%s can't be had: no package mirror answers\n%s" % (", ".join(names), _alone(host)))
     if done.code:
         raise Failed("apt-get %s %s\n%s" % (" ".join(action), " ".join(names), _reason(done)))
 
@@ -89,6 +95,12 @@ def _action(present: bool, args: Args) -> List[str]:
     if not present:
         return ["remove"]
     return ["install"] + ([] if args.get("install_recommends", True) else ["--no-install-recommends"])
+
+
+def _alone(host: Host) -> str:
+    """What there is to do without a mirror, for all steps at once."""
+    missing = sorted(set(host.packages) - _installed(host.packages, host))
+    return "%s\nmissing are, in all: %s\n%s" % ("\n".join(host.unreached[:4]), " ".join(missing), _MEDIUM)
 
 
 def _reason(done: Done) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 
 from ..errors import RemoteError
 from ..inventory.model import Host
@@ -38,9 +39,16 @@ def install_python(host: Host, options: Options) -> None:
         code = pipe.status()
         if code:
             log = [line for line in pipe.out.decode("utf-8", "replace").splitlines() if line.strip()][-20:]
-            raise RemoteError(
-                f"python3 can't be installed: {log[-1] if log else f'exit {code}'}",
-                host=host.name,
-                log=log,
-                hint="install python3 on the host by hand, then run this again",
-            )
+            raise _failed(host, code, log)
+
+
+def _failed(host: Host, code: int, log: Sequence[str]) -> RemoteError:
+    hint = "install python3 on the host by hand, then run this again"
+    why = log[-1] if log else f"exit {code}"
+    if any("Failed to fetch" in line for line in log):
+        why = "no package mirror answers"
+        hint = (
+            "install python3 on the host from a medium, or name a mirror that it reaches in its sources.list;"
+            " then run this again"
+        )
+    return RemoteError(f"python3 can't be installed: {why}", host=host.name, log=log, hint=hint)
