@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -74,8 +75,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         dist = found.folder / "dist"
         dist.mkdir()
         digests = {name: archive(dist, version) for name, version in (("old", OLD), ("new", NEW))}
-        with serving(dist, made.address("bare").rpartition(".")[0] + ".1") as origin:
-            found.write(INVENTORY, version=OLD, origin=origin, **digests)
+        address = made.address("bare").rpartition(".")[0] + ".1"
+        with serving(dist, address) as server:
+            found.write(
+                INVENTORY, version=OLD, origin=f"http://{address}:{server.server_address[1]}", **digests
+            )
+            found.values["server"] = server
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("OPS_PASSWORD", "ops")
                 yield found
@@ -98,12 +103,12 @@ def archive(folder: Path, version: str) -> str:
 
 
 @contextmanager
-def serving(folder: Path, address: str) -> Iterator[str]:
+def serving(folder: Path, address: str) -> Iterator[ThreadingHTTPServer]:
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer((address, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://{address}:{server.server_address[1]}"
+        yield server
         server.shutdown()
         thread.join()
 
@@ -160,8 +165,13 @@ def test_provision_and_apply_and_requests_are_answered(project: Project) -> None
     for box, step in (("bare", "Send Ollama and unpack it"), ("asks", "Fetch Ollama")):
         told = re.findall(rf"{box}: step: {step} .* ([0-9]+) %", str(project.values["told"]))
         assert len({int(part) // 25 for part in told}) > 2, told
+    provisioned = time.monotonic()
     project.ogen("apply", "--yes")
+    applied = time.monotonic()
     answers = load(url(project), 16)
+    spent = {name: host["seconds"] for name, host in found.items()}
+    print(f"\nprovision {spent} (s), apply {applied - provisioned:.1f} s")
+    print(f"16 requests in {time.monotonic() - applied:.1f} s, {len(answers.failed)} failed")
     assert not answers.failed
     assert sum(answers.served.values()) == 16
     assert versions(project) == [OLD] * 4
@@ -253,12 +263,24 @@ def test_another_version_under_load(project: Project) -> None:
     assert all(before[name] != after[name] for name in before)
 
 
-def test_back_without_the_source(project: Project) -> None:
+def test_back_while_no_origin_can_be_reached(project: Project) -> None:
+    """Neither that of models nor those of archives; from here on the web server is gone."""
     (project.folder / "dist").rename(project.folder / "gone")
+    server = project.values["server"]
+    assert isinstance(server, ThreadingHTTPServer)
+    server.shutdown()
+    server.server_close()
+    for box in NODES:
+        project.lab.write(box, "/etc/testbed/ollama-fault", "nopull")
+    own = "OLLAMA_HOST=127.0.0.1:11434 /opt/ogen/ollama/0.33.0/bin/ollama pull llama3.1:8b 2>&1"
+    assert "Error" in project.lab.sh("bare", own, check=False)
+    assert "refused" in project.lab.sh("asks", f"curl -sS {project.values['origin']} 2>&1", check=False)
     with Load([url(project)]) as stream:
         project.ogen("rollback", "--yes", "--limit", "bare,asks")
     print(f"\n{NEW} to {OLD}: {stream.whole} streams whole, {len(stream.failed)} failed")
     (project.folder / "gone").rename(project.folder / "dist")
+    for box in NODES:
+        project.lab.sh(box, "rm /etc/testbed/ollama-fault")
     assert not stream.failed
     assert stream.whole > 10
     assert versions(project) == [OLD] * 4
