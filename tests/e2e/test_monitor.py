@@ -180,3 +180,33 @@ def test_it_was_one_process_all_the_time(box: Project) -> None:
     assert pid(box) == box.values["pid"]
     said = json.dumps(told(box))
     assert "Traceback" not in said
+
+
+MODPROBE = """\
+#!/bin/sh
+echo "called: $*"
+[ "$1" != -u ] || [ -e /dev/nvidia-uvm ] || mknod -m 666 /dev/nvidia-uvm c 511 0
+"""
+
+
+def test_device_nodes_are_made_before_instances_start(box: Project) -> None:
+    """After a boot nothing has made /dev/nvidia-uvm, and in its sandbox no instance could."""
+    made = box.lab
+    made.write("box", "/usr/bin/nvidia-modprobe", MODPROBE)
+    away = "[Service]\nExecStartPost=/bin/rm /dev/nvidia-uvm\n"
+    made.write("box", "/etc/systemd/system/testbed-gpu.service.d/away.conf", away)
+    made.sh("box", "chmod 755 /usr/bin/nvidia-modprobe")
+    made.tool("stop", "box")
+    made.tool("start", "box")
+    until(lambda: "active" in made.sh("box", "systemctl is-active ogen-ollama-gpu1", check=False), PATIENCE)
+    times = "ExecMainExitTimestampMonotonic ActiveEnterTimestampMonotonic"
+    cards, instance = (
+        [int(text) for text in made.sh("box", f"systemctl show --value -p {p} {unit}").split()]
+        for unit, p in zip(("ogen-cards", "ogen-ollama-gpu0"), times.split(), strict=True)
+    )
+    assert 0 < cards[0] < instance[0]
+    said = made.sh("box", "journalctl -q -b -o cat -u ogen-cards --grep called").splitlines()
+    assert said[:2] == ["called: -c 0 -c 1", "called: -u -c 0"]
+    assert made.sh("box", "stat -c '%a %F' /dev/nvidia-uvm").strip() == "666 character special file"
+    assert made.sh("box", "systemctl show -p LogRateLimitBurst --value ogen-ollama-gpu0").strip() == "10000"
+    assert box.ogen("diff").returncode == 0

@@ -88,7 +88,7 @@ def test_all_is_well() -> None:
         ),
         ((gpu(0, "GTX 1080", vram=8 * GIB),), seen(*TWO), "needs 570 for a GTX 1080", "from 570 on"),
         ((gpu(0),), seen(*TWO, nodes=["/dev/nvidiactl"]), "/dev/nvidia-uvm is missing", "nvidia-modprobe"),
-        ((gpu(0),), seen(*TWO, nvidia=1), "2 cards, but 1 device nodes", "nvidia-persistenced"),
+        ((gpu(0),), seen(*TWO, nvidia=1), "2 cards, but 1 device nodes", "ogen-cards.service"),
         ((gpu(0, vendor="amd"),), seen(**NONE), "/dev/kfd is missing", "modprobe amdgpu"),
         ((gpu(0, vendor="amd"),), seen(**{**NONE, "nodes": ["/dev/kfd"]}), "renderD128 is missing", "amdgpu"),
     ],

@@ -23,7 +23,7 @@ _KERNEL = (
     " Secure Boot (sign it, or turn that off), a card that fell off the bus"
 )
 _KFD = "`modprobe amdgpu` and `dmesg` say why; firmware for the card is in the package firmware-amd-graphics"
-_NODE = "`nvidia-modprobe -c 0 -u` makes it now; the driver's package nvidia-persistenced does so at boot"
+_NODE = "`nvidia-modprobe -c 0; nvidia-modprobe -c 0 -u` makes it now; ogen-cards.service does so at each boot"
 
 
 class Problem(NamedTuple):
@@ -117,7 +117,7 @@ def _nodes(seen: Seen) -> Iterator[Problem]:
             yield Problem(f"{node} is missing: instances may not make it themselves", _NODE)
     if seen["nvidia"] < len(seen["rows"]):
         what = f"{len(seen['rows'])} cards, but {seen['nvidia']} device nodes /dev/nvidia0 and so on"
-        yield Problem(what, "`nvidia-smi` as root makes them; nvidia-persistenced does so at boot")
+        yield Problem(what, "`nvidia-smi` as root makes them; ogen-cards.service does so at boot")
 
 
 def _amd(seen: Seen) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from .draft import CURRENT, SYSTEMD, Draft
 from .instance import librarian_values, unit_values
 from .mirror import is_mirror, mirror
 from .models import modelfile_values, views
-from .services import interpreter, leases, log_rotation, monitor, preload
+from .services import cards, interpreter, leases, log_rotation, monitor, preload
 
 
 def render_draft(draft: Draft) -> Release:
@@ -23,6 +23,7 @@ def render_draft(draft: Draft) -> Release:
         _instance(draft, instance)
     if draft.plan.instances:
         _modelfiles(draft)
+        cards(draft)
         preload(draft)
         autofit(draft)
         monitor(draft)

@@ -44,6 +44,7 @@ def unit_values(
         "autofit": f"{AUTOFIT}/{name}" if instance.rungs else "",
         "python": interpreter(host),
         "models": len(builds),
+        "cards": "nvidia" in vendors,
         "preload": any(p.model.residency == "resident" for p in instance.placements),
         "environment": [f"{k}={v}" for k, v in environment(host, instance, builds, allowed).items()],
         "protect_home": protect_home(host.ollama.program),

@@ -1,4 +1,4 @@
-"""What runs beside the instances and balancers: preload, monitor, leases, rotation of logs."""
+"""What runs beside the instances and balancers: device nodes, preload, monitor, leases, rotation of logs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ from .escape import path, unit_text
 
 TEXTFILE = "ogen.prom"
 AUTOFIT = "/var/lib/ogen/autofit"  # the host's own: the rung of each instance that is in force
+
+
+def cards(draft: Draft) -> None:
+    """What makes the device nodes before the first instance starts; instances want it."""
+    used = {gpu.index for i in draft.plan.instances for gpu in i.gpus if gpu.vendor == "nvidia"}
+    if used:
+        text = draft.engine.render("cards.service.j2", {"cards": sorted(used)}, draft.host.where)
+        draft.add(f"{SYSTEMD}/ogen-cards.service", text)
 
 
 def preload(draft: Draft) -> None:
