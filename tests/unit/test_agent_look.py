@@ -131,6 +131,43 @@ def test_the_access_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ]
 
 
+def test_who_served_what_since_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "api.log"
+
+    def log(count: int, upstream: str, status: int = 200, client: str = "10.0.0.9") -> None:
+        line = {"client": client, "uri": "/api/generate", "status": status, "upstream": upstream}
+        line["upstream_status"] = ", ".join(
+            "502" if n else str(status) for n in range(upstream.count(",") + 1)
+        )
+        with path.open("a") as file:
+            file.write((json.dumps(line) + "\n") * count)
+
+    monkeypatch.setattr(look_log, "_paths", lambda balancer: [str(path)])
+    assert look_log.served("api", None) == {"mark": None, "rows": [], "whole": False}
+    log(3, "192.0.2.1:11434")
+    first = look_log.served("api", None)
+    assert (first["rows"], first["whole"]) == ([], True)
+    log(2, "192.0.2.1:11434")
+    log(5, "192.0.2.1:11434, 192.0.2.2:11434")
+    log(1, "", 503, "10.0.0.8")
+    second = look_log.served("api", first["mark"])
+    assert second["rows"] == [
+        ["10.0.0.9", "/api/generate", "200", "192.0.2.2:11434", 5],
+        ["10.0.0.9", "/api/generate", "200", "192.0.2.1:11434", 2],
+        ["10.0.0.8", "/api/generate", "503", "", 1],
+    ]
+    assert second["whole"]
+    assert look_log.served("api", second["mark"])["rows"] == []
+    path.rename(tmp_path / "api.log-1")
+    log(4, "192.0.2.3:11434")
+    third = look_log.served("api", second["mark"])
+    assert [row[3:] for row in third["rows"]] == [["192.0.2.3:11434", 4]]
+    assert not third["whole"], "it was rotated: what came before is not counted"
+    monkeypatch.setattr(look_log, "SERVED", 300)
+    log(9, "192.0.2.3:11434")
+    assert not look_log.served("api", third["mark"])["whole"]
+
+
 def test_lines_for_people() -> None:
     records: list[dict[str, Any]] = [
         {"__REALTIME_TIMESTAMP": "1700000000250000", "MESSAGE": "one\ntwo", "_SYSTEMD_UNIT": "a.service"},
@@ -192,6 +229,8 @@ def test_a_folder_that_stands_for_a_host(tmp_path: Path) -> None:
     assert (seen["live"], seen["current"], seen["idle"]) == (False, None, True)
     assert abs(ask(one, "look", clock=True)["seen"]["time"] - time.time()) < 10
     assert ask(one, "logs", lines=5)["lines"] == []
+    load = ask(one, "look", load={"cards": True, "served": {"api": None}})["seen"]
+    assert load.keys() == {"time", "live"}, "nothing of the machine that holds the folder"
     from agents import apply
 
     assert apply(one, release())["status"] == "applied"

@@ -35,6 +35,9 @@ def look(session: Session, message: Message, data: bytes) -> None:
     if message.get("clock"):  # the controller measures the way there and back
         session.reply(seen=seen)
         return
+    if "load" in message:
+        session.reply(seen={**seen, **_load(host, message["load"])})
+        return
     name = host.store.current
     manifest = host.store.manifest(name)
     seen.update(
@@ -120,6 +123,18 @@ def _instance(machine: Machine, proof: Seen) -> Seen:
         "error": ""
         if running.status == 200
         else "/api/ps: HTTP %d %s" % (running.status, running.text[:200]),
+    }
+
+
+# ------------------------------------------------------------------------------ while load is measured
+def _load(host: Host, wanted: Dict[str, Any]) -> Seen:
+    """`cards`: how busy they are now; `served`: what balancers logged since a mark, by its name."""
+    if not host.live:
+        return {}
+    served = (wanted.get("served") or {}).items()
+    return {
+        "cards": look_cards.cards(host.machine) if wanted.get("cards") else {},
+        "served": {str(name): look_log.served(str(name), mark) for name, mark in served},
     }
 
 

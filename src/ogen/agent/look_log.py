@@ -23,6 +23,8 @@ TAIL = 50_000  # lines of its run that are searched
 KEPT = 2_000  # of these
 LAST = 30  # lines of the unit, whichever run
 ACCESS = 4 * 1024 * 1024  # bytes of an access log's end
+SERVED = 64 * 1024 * 1024  # bytes of it that are counted for a load
+ROWS = 2_000  # kinds of lines that are told apart
 FAILED = 500  # failed answers of instances that are kept
 PATIENCE = 30.0  # seconds for journalctl
 
@@ -96,6 +98,36 @@ def access(balancer: str, since: float) -> Seen:
     return {"path": path or "", "statuses": statuses, "failed": failed[-FAILED:]}
 
 
+def served(balancer: str, mark: Optional[List[int]]) -> Seen:
+    """Where a balancer's access log ends now (`mark`), and what came since the mark of an earlier answer.
+
+    `rows`: [client, path, status, upstream that answered, how often]. `whole` is False where the log was
+    rotated in between, or so much was logged that its beginning was left out.
+    """
+    path = next((p for p in _paths(balancer) if os.path.exists(p)), None)
+    try:
+        with open(path or "", "rb") as file:
+            status = os.fstat(file.fileno())
+            now = [status.st_ino, status.st_size]
+            if mark is None:
+                return {"mark": now, "rows": [], "whole": True}
+            same = mark[0] == now[0] and mark[1] <= now[1]
+            start = max(mark[1] if same else 0, now[1] - SERVED)
+            file.seek(start)
+            lines = file.read(now[1] - start).splitlines()
+    except OSError:
+        return {"mark": None, "rows": [], "whole": False}
+    counts: Dict[Tuple[str, str, str, str], int] = {}
+    for line in lines:
+        entry = _entry(line)
+        if entry is not None:
+            client, uri, answer = (str(entry.get(name, "")) for name in ("client", "uri", "status"))
+            row = client, uri, answer, (tries(entry) or [("", "")])[-1][0]
+            counts[row] = counts.get(row, 0) + 1
+    rows = [[*row, count] for row, count in sorted(counts.items(), key=lambda one: -one[1])[:ROWS]]
+    return {"mark": now, "rows": rows, "whole": same and start == mark[1] and len(counts) <= ROWS}
+
+
 def _paths(balancer: str) -> List[str]:
     return ["/var/log/ogen/balancer-%s.log" % balancer, "/var/log/nginx/ogen-%s.log" % balancer]
 
@@ -108,12 +140,17 @@ def _entries(path: str) -> Iterator[Seen]:
     except OSError:
         return
     for line in data.splitlines():
-        try:
-            entry = json.loads(line.decode("utf-8", "replace"))
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
+        entry = _entry(line)
+        if entry is not None:
             yield entry
+
+
+def _entry(line: bytes) -> Optional[Seen]:
+    try:
+        entry = json.loads(line.decode("utf-8", "replace"))
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def tries(entry: Seen) -> List[Tuple[str, str]]:

@@ -74,10 +74,12 @@ def document(value: dict[str, Any]) -> None:
 
 
 def write_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json_text(value))
+
+
+def json_text(value: dict[str, Any]) -> str:
     """Redacted value by value, so that the document stays one."""
-    sys.stdout.write(
-        json.dumps(_redacted({"version": FORMAT_VERSION, **value}), indent=2, default=str) + "\n"
-    )
+    return json.dumps(_redacted({"version": FORMAT_VERSION, **value}), indent=2, default=str) + "\n"
 
 
 def _redacted(value: Any) -> Any:

@@ -30,8 +30,8 @@ def command(path: Path, balancer: str | None, shell: str, shape: str) -> None:
     from ..plan import plan
 
     planned = plan(load(path))
-    entry = _entry(planned, balancer)
-    urls = _urls(planned, entry)
+    entry = entry_of(planned, balancer)
+    urls = urls_of(planned, entry)
     if shape == "json":
         keys = entry.balancer.keys is not None
         console.document({"balancer": entry.balancer.name, "urls": urls, "needs_key": keys, "errors": []})
@@ -50,7 +50,8 @@ def command(path: Path, balancer: str | None, shell: str, shape: str) -> None:
         console.out(form.format(name, shlex.quote(value)))
 
 
-def _entry(planned: Plan, balancer: str | None) -> Entry:
+def entry_of(planned: Plan, balancer: str | None) -> Entry:
+    """The balancer of that name; without one, the only one."""
     names = [entry.balancer.name for entry in planned.entries]
     if balancer is None:
         if len(names) == 1:
@@ -63,7 +64,7 @@ def _entry(planned: Plan, balancer: str | None) -> Entry:
     return planned.entries[names.index(balancer)]
 
 
-def _urls(planned: Plan, entry: Entry) -> dict[str, str]:
+def urls_of(planned: Plan, entry: Entry) -> dict[str, str]:
     """Pool → URL where each has a port of its own; else one URL under ""."""
     balancer = entry.balancer
     if not entry.hosts:

@@ -219,7 +219,7 @@ def host_seen(
         stuck=_text(said.get("stuck")),
         comparison=comparison,
         units={_text(name): _unit(_map(one)) for name, one in _map(said.get("units")).items()},
-        cards=tuple(_card(_map(row)) for row in _list(cards.get("rows"))),
+        cards=cards_seen(said),
         card_code=_int(cards.get("code")),
         card_said=tuple(_text(line) for line in _list(cards.get("said"))),
         programs=tuple(_program(_map(row)) for row in _list(cards.get("apps"))),
@@ -250,6 +250,10 @@ def host_seen(
         ),
         deep=_deep(said) if "logs" in said else None,
     )
+
+
+def cards_seen(said: Mapping[str, Any]) -> tuple[CardSeen, ...]:
+    return tuple(_card(_map(row)) for row in _list(_map(said.get("cards")).get("rows")))
 
 
 def _unit(said: Mapping[str, Any]) -> UnitSeen:
