@@ -69,9 +69,9 @@ class Load:
             thread.join(120)
 
 
-def stream(url: str) -> str:
+def stream(url: str, model: str = "chat") -> str:
     """One streamed generation; empty if it came whole, else what is wrong with it."""
-    body = json.dumps({"model": "chat", "prompt": "hello", "stream": True}).encode()
+    body = json.dumps({"model": model, "prompt": "hello", "stream": True}).encode()
     request = urllib.request.Request(url + "/api/generate", body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=120) as response:

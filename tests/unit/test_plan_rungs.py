@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fleets import GIB, balancer, fleet, host, model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rendering import check_units, run, systemd_root
 
 from ogen.inventory.model import Autofit, Context, Gpu, Inventory
 from ogen.plan import plan
@@ -153,7 +157,7 @@ def test_a_release_holds_every_rung_ready_made() -> None:
     assert "rungs/2/chat.Modelfile" in " ".join(files)
     unit = files["/etc/systemd/system/ogen-ollama-gpu0.service"]
     assert "ExecStartPre=+python3 -I /etc/ogen/current/bin/autofit.py adopt gpu0" in unit
-    assert "BindReadOnlyPaths=/var/lib/ogen/autofit/gpu0/manifests:/run/ogen-gpu0/models/manifests" in unit
+    assert "BindReadOnlyPaths=-/var/lib/ogen/autofit/gpu0/manifests:/run/ogen-gpu0/models/manifests" in unit
     assert json.loads(files["/etc/ogen/current/autofit.json"])["hold"] == 60.0
     assert "ogen-autofit.service" in [unit.name for unit in release.units]
 
@@ -175,3 +179,25 @@ def test_the_engine_leaves_nothing_to_others_by_itself() -> None:
         release = render(plan(fleet([kept], [CHAT])))[0]
         unit = next(f.content.decode() for f in release.files if f.path.endswith("gpu0.service"))
         assert ("LLAMA_ARG_FIT_TARGET" in unit) == (on is None)
+
+
+def test_systemd_takes_the_units_and_their_exposure_is_small(
+    tmp_path: Path, need: Callable[[str], str]
+) -> None:
+    need("systemd-analyze")
+    hosts = [host("a", "RTX 3090", "RTX 3090", autofit=ON)]
+    release = render(plan(fleet(hosts, [CHAT], [balancer(hosts="a")])))[0]
+    root = systemd_root(tmp_path / "root")
+    check_units(release, root)
+    scores = {}
+    for file in release.files:
+        if file.path.endswith(("ogen-autofit.service", "gpu0.service")):
+            unit = tmp_path / Path(file.path).name
+            unit.write_bytes(file.content)
+            _, output = run("systemd-analyze", "security", "--offline=yes", "--no-pager", str(unit))
+            found = re.search(r"exposure level for \S+: ([\d.]+)", output)
+            assert found, output
+            scores[unit.name] = float(found[1])
+    print(scores)
+    assert len(scores) == 2
+    assert max(scores.values()) <= 3.0, scores
