@@ -430,7 +430,12 @@ def adopt(name):
     number = place_of(ladder, choice)
     switches = choice.get("switches") or () if choice.get("boot") == boot() else ()
     if number is not None:
-        return put(ladder, number, str(choice.get("why", "")), switches, choice.get("since"))
+        try:
+            return put(ladder, number, str(choice.get("why", "")), switches, choice.get("since"))
+        except (
+            OSError
+        ) as error:  # a full disk: what lies there is of the same rung, unless an apply was just now
+            return print("%s: rung %d as it lies there: %s" % (name, number + 1, error))
     needs = [rung["need"] for rung in ladder["rungs"]]
     room = room_of(ladder, needs[0], [])
     number = 0 if room is None else first(needs, room)

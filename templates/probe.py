@@ -92,7 +92,7 @@ def probe(server, models):
 
 def planned(model, seen):
     """Whether it was loaded as planned: not so by a client's options, or a release before or after this."""
-    return seen.get("context_length") in (model["context"], 0, None)
+    return seen.get("context_length") in (model["context"], *model.get("rungs", ()), 0, None)
 
 
 def objects(value):

@@ -137,6 +137,17 @@ def test_rungs_fall_on_every_card_whatever_is_asked(
         assert len(one.rungs) <= 9
 
 
+def test_balancers_probe_for_any_of_the_rungs() -> None:
+    wish = replace(CHAT, gpu_layers_at_least=20)
+    made = plan(fleet([host("a", "RTX 3090", autofit=ON), host("edge")], [wish], [balancer()]))
+    release = next(r for r in render(made) if r.host == "edge")
+    members = json.loads(next(f.content for f in release.files if f.path.endswith("/members.json")))
+    assert "rungs" in str(members)
+    (told,) = next(p for p in members["probes"].values())
+    assert told["verdict"] == "partial", "a lower rung has layers on the host, and is as well as the others"
+    assert (told["context"], told["rungs"][0]) == (32768, 4096)
+
+
 # ---------------------------------------------------------------------------------- the release
 def test_a_release_holds_every_rung_ready_made() -> None:
     made = plan(fleet([host("a", "RTX 3090", "RTX 3090", autofit=Autofit(hold=60.0))], [CHAT]))

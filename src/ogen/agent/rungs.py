@@ -30,7 +30,7 @@ def served(instance: str, promised: Told) -> Told:
     ladder, choice = _read(LADDER % instance), _read(CHOSEN % instance)
     rung: Told = next((r for r in ladder.get("rungs") or [] if r.get("id") == choice.get("id")), {})
     found = (rung.get("models") or {}).get(promised["model"]) or {}
-    return {**promised, "verdict": found.get("verdict", promised["verdict"])}
+    return {**promised, **{name: found[name] for name in ("verdict", "context") if name in found}}
 
 
 def _read(path: str) -> Told:

@@ -79,6 +79,7 @@ class Promise:
     model: str
     verdict: str
     resident: bool
+    context: int = 0  # of autofit's rung; 0: as planned
 
     @property
     def tagged(self) -> str:
@@ -297,7 +298,12 @@ def _instance(
         port=_int(proof.get("port")),
         gpus=tuple(_text(gpu) for gpu in _list(proof.get("gpus"))),
         promised=tuple(
-            Promise(_text(m.get("model")), _text(m.get("verdict")), bool(m.get("resident", True)))
+            Promise(
+                _text(m.get("model")),
+                _text(m.get("verdict")),
+                bool(m.get("resident", True)),
+                _int(m.get("context")),
+            )
             for m in map(_map, _list(proof.get("models")))
         ),
         rung=_rung(autofit),

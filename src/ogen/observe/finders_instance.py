@@ -112,7 +112,8 @@ def context(case: Case) -> Iterator[Finding]:
         for promise in instance.promised:
             found, placed = instance.loaded(promise), case.placement(instance.name, promise.model)
             # an embedding model's context is clamped to what it was trained with
-            wanted = placed.settings.context if placed and not placed.model.embedding else 0
+            planned = promise.context or (placed.settings.context if placed else 0)
+            wanted = 0 if placed and placed.model.embedding else planned
             if found and wanted and found.context and found.context != wanted:
                 yield case.finding(
                     "context",

@@ -11,7 +11,7 @@ from .model import HostPlan, Plan
 from .place import place
 from .pools import build_pools
 from .remarks import remarks_on
-from .rungs import with_rungs
+from .rungs import pointing, with_rungs
 from .sources import candidates_of
 
 
@@ -30,6 +30,7 @@ def plan(inventory: Inventory) -> Plan:
     entries, problems = build_entries(inventory, pools, instances)
     _raise(problems)
     instances = with_rungs(board, fitter, instances, bundles, entries)
+    entries = pointing(entries, instances)
     hosts = tuple(
         HostPlan(host, instances[host.name], tuple(e for e in entries if host.name in e.hosts))
         for host in board.hosts

@@ -10,7 +10,7 @@ from ..inventory.model import Host, Model
 from .board import Board, Seat
 from .fitting import Fit, Fitter
 from .instances import Bundles, instance_of
-from .model import Entry, Instance, Placement, Rung
+from .model import Entry, Instance, Placement, Pool, Rung
 
 MOST = 8  # rungs of an instance: each has models of its own in the store
 LEAST = 128 * 2**20  # bytes that a rung must spare over the one above it
@@ -37,6 +37,19 @@ def with_rungs(
         return replace(one, rungs=rungs) if len(rungs) > 1 else one
 
     return {host: tuple(map(made, mine)) for host, mine in instances.items()}
+
+
+def pointing(entries: Sequence[Entry], instances: Mapping[str, tuple[Instance, ...]]) -> tuple[Entry, ...]:
+    """The entries, whose members are to know the rungs of what runs behind them."""
+    found = {(one.host, one.name): one for mine in instances.values() for one in mine if one.rungs}
+    if not found:
+        return tuple(entries)
+
+    def pointed(pool: Pool) -> Pool:
+        members = (replace(m, runs=found.get((m.host, m.instance), m.runs)) for m in pool.members)
+        return replace(pool, members=tuple(members))
+
+    return tuple(replace(entry, pools=tuple(map(pointed, entry.pools))) for entry in entries)
 
 
 def wanted(model: Model, host: Host) -> bool:
