@@ -5,7 +5,9 @@ usage: preload.py CONFIG.json
 
 CONFIG: {"url": "http://127.0.0.1:11434", "wait_s": 120, "models": [{"name", "keep_alive", "embedding",
 "context"}]}, and "chosen" where autofit tells the contexts that are in force instead. Models that /api/ps
-shows with that context are left alone. Exit 0: all are loaded; 1: one could not be, with its reason on
+shows with that context are left alone. A model may have "hours": [[days from Monday = 0], start, end] in
+minutes of the day, by the local clock. Outside of them it is not loaded, and one that would stay for ever
+leaves five minutes after its last use. Exit 0: all are loaded; 1: one could not be, with its reason on
 stderr (systemd's timer tries again).
 """
 
@@ -17,6 +19,7 @@ import urllib.request
 
 LOAD_TIMEOUT = 1800  # seconds; a large model from a slow disk
 CALL_TIMEOUT = 10
+AFTER_HOURS = "5m"
 # never through a proxy: the instance is on this machine
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -50,9 +53,26 @@ def tagged(name):
 
 
 def loaded(url):
-    """Names of the models in memory, with their contexts (None where the server does not tell)."""
+    """The models in memory, by name, as /api/ps tells them."""
     running = call(url + "/api/ps").get("models") or []
-    return {entry.get("name"): entry.get("context_length") for entry in running}
+    return {entry.get("name"): entry for entry in running}
+
+
+def wanted(hours, now):
+    """Whether a moment lies in one of the spans; without spans always. One may end on the next day."""
+    day, minute = now.tm_wday, now.tm_hour * 60 + now.tm_min
+    for days, start, end in hours:
+        if start < end and day in days and start <= minute < end:
+            return True
+        if start > end and ((day in days and minute >= start) or ((day - 1) % 7 in days and minute < end)):
+            return True
+    return not hours
+
+
+def stays(entry, now):
+    """Whether a loaded model stays for ever: its end is in another age."""
+    year = str(entry.get("expires_at") or "")[:4]
+    return year.isdigit() and int(year) > now.tm_year + 1
 
 
 def chosen(path):
@@ -64,9 +84,8 @@ def chosen(path):
         return {}
 
 
-def load(url, model):
+def load(url, model, keep):
     """Loads one model; without a prompt nothing is generated. Embedding models load by /api/embed."""
-    keep = model["keep_alive"]
     body = {
         "model": model["name"],
         "keep_alive": int(keep) if keep.lstrip("-").isdigit() else keep,
@@ -81,6 +100,20 @@ def load(url, model):
         raise OSError(str(answer["error"]))
 
 
+def todo(model, entry, context, now):
+    """How long a model is to be kept from now on, and what that is, in words; None: it is left alone.
+    `entry`: of /api/ps, None where it is not in memory."""
+    keep, hours = model["keep_alive"], model.get("hours") or []
+    if not wanted(hours, now):
+        leave = entry is not None and stays(entry, now)
+        return (AFTER_HOURS, "leaves %s after its last use" % AFTER_HOURS) if leave else None
+    if entry is None or entry.get("context_length", context) not in (context, None):
+        return keep, "loaded"
+    if hours and keep.startswith("-") and not stays(entry, now):
+        return keep, "stays"  # it was loaded before its hours
+    return None
+
+
 def main(path):
     with open(path, encoding="utf-8") as file:
         config = json.load(file)
@@ -91,15 +124,16 @@ def main(path):
     except (OSError, ValueError) as error:
         print("%s does not answer: %s" % (url, error), file=sys.stderr)
         return 1
-    contexts = chosen(config.get("chosen", ""))
+    contexts, now = chosen(config.get("chosen", "")), time.localtime()
     for model in config["models"]:
         context = contexts.get(model["name"], model["context"])
-        if present.get(tagged(model["name"]), 0) in (context, None):
+        what = todo(model, present.get(tagged(model["name"])), context, now)
+        if what is None:
             continue
         began = time.monotonic()
         try:
-            load(url, model)
-            print("%s: loaded in %.1f s" % (model["name"], time.monotonic() - began))
+            load(url, model, what[0])
+            print("%s: %s in %.1f s" % (model["name"], what[1], time.monotonic() - began))
         except (OSError, ValueError) as error:
             failed = 1
             print("%s: not loaded: %s" % (model["name"], error), file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import re
 import subprocess
@@ -115,6 +116,83 @@ def test_preload_says_why_it_failed(tmp_path: Path) -> None:
     )
     done = script("preload.py", config)
     assert (done.returncode, "does not answer" in done.stderr) == (1, True)
+
+
+def clock(text: str) -> time.struct_time:
+    return time.strptime(text, "%Y-%m-%d %H:%M")  # 2026-11-23 is a Monday
+
+
+OFFICE = [[[0, 1, 2, 3, 4], 8 * 60, 18 * 60]]
+NIGHT = [[[4], 22 * 60, 6 * 60]]
+FOR_EVER, SOON = (
+    {"expires_at": "2318-01-01T00:00:00Z", "context_length": 8192},
+    {
+        "expires_at": "2026-11-23T12:05:00Z",
+        "context_length": 8192,
+    },
+)
+LEAVES = ("5m", "leaves 5m after its last use")
+
+
+@pytest.mark.parametrize(
+    ("hours", "now", "entry", "what"),
+    [
+        ([], "2026-11-23 03:00", FOR_EVER, None),
+        ([], "2026-11-23 03:00", None, ("-1", "loaded")),
+        (OFFICE, "2026-11-23 07:59", None, None),
+        (OFFICE, "2026-11-23 08:00", None, ("-1", "loaded")),
+        (OFFICE, "2026-11-23 08:00", SOON, ("-1", "stays")),
+        (OFFICE, "2026-11-23 08:00", FOR_EVER, None),
+        (OFFICE, "2026-11-23 17:59", FOR_EVER, None),
+        (OFFICE, "2026-11-23 18:00", FOR_EVER, LEAVES),
+        (OFFICE, "2026-11-23 18:00", SOON, None),
+        (OFFICE, "2026-11-28 12:00", FOR_EVER, LEAVES),
+        (NIGHT, "2026-11-27 22:00", None, ("-1", "loaded")),
+        (NIGHT, "2026-11-28 05:59", None, ("-1", "loaded")),
+        (NIGHT, "2026-11-28 06:00", FOR_EVER, LEAVES),
+        (NIGHT, "2026-11-28 22:00", None, None),
+        (NIGHT, "2026-11-27 05:00", None, None),
+        (OFFICE, "2026-11-23 08:00", {**FOR_EVER, "context_length": 2048}, ("-1", "loaded")),
+    ],
+)
+def test_a_model_is_kept_in_its_hours(hours: Any, now: str, entry: Any, what: Any) -> None:
+    spec = importlib.util.spec_from_file_location("preload_script", TEMPLATES / "preload.py")
+    assert spec
+    assert spec.loader
+    preload = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(preload)
+    assert preload.todo({**model("chat"), "hours": hours}, entry, 8192, clock(now)) == what
+
+
+def test_after_its_hours_a_model_is_told_to_leave_once(tmp_path: Path) -> None:
+    one = Instance("one")
+    one.loaded = {"chat:latest": 8192, "talk:latest": 8192}
+    today = time.localtime().tm_wday
+    other = [day for day in range(7) if day not in (today, (today - 1) % 7, (today + 1) % 7)]
+    with backends(one):
+        models = [
+            model("chat", hours=[[other, 0, 1439]]),
+            model("talk"),
+            model("day", hours=[[other, 0, 1439]]),
+        ]
+        config = written(tmp_path, {"url": f"http://127.0.0.1:{one.port}", "wait_s": 5, "models": models})
+        done = script("preload.py", config)
+        assert done.stdout.startswith("chat: leaves 5m after its last use in ")
+        asked = [seen for seen in one.seen if seen["path"] == "/api/generate"]
+        assert asked == [{"path": "/api/generate", "model": "chat", "keep_alive": "5m", "stream": False}]
+
+
+def test_autofit_says_which_context_is_right(tmp_path: Path) -> None:
+    one = Instance("one")
+    one.loaded = {"chat:latest": 4096}
+    chosen = tmp_path / "chosen.json"
+    with backends(one):
+        config = {"url": f"http://127.0.0.1:{one.port}", "wait_s": 5, "models": [model("chat")]}
+        path = written(tmp_path, {**config, "chosen": str(chosen)})
+        chosen.write_text('{"contexts": {"chat": 4096}}')
+        assert script("preload.py", path).stdout == ""
+        chosen.write_text("{broken")
+        assert "chat: loaded" in script("preload.py", path).stdout
 
 
 # ---------------------------------------------------------------------------------- monitor

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import units
+from . import hours, units
 from .ranges import RANGE
 
 
@@ -167,6 +167,7 @@ CHECKS: dict[str, Check] = {
     "fill": Check("a number, or 'fill' for every card that is left over", r"fill"),
     "plan": Check("a number of tokens, or 'plan'", r"plan"),
     "keep_alive": Check("a time such as 30m, 0, or -1 for ever", rf"-1|0|{units.DURATION}"),
+    "hours": Check("hours such as 08:00-18:00 or mon-fri 08:00-18:00", hours.SPAN, hours.is_span, longest=20),
     "time": Check("a time with a unit such as 5m", units.DURATION),
     "card_index": Check("a card's number: 0, 1, …", r"[0-9]|[1-9][0-9]"),
     "registry": Check("a registry's host, or host:port", rf"{_HOST}(?::[0-9]{{1,5}})?"),

@@ -55,6 +55,10 @@ def _model(model: Model, inventory: Inventory, names: Names) -> None:
         faults.add(
             f"{subject}: batch_at_least {model.batch_at_least} is more than batch {model.batch}", batch.where
         )
+    hours = names.node("models", model.name, "hours")
+    if hours and model.residency == "on_demand":
+        message = f"{subject}: hours are for a model that is kept in memory; this one takes turns"
+        faults.add(message, hours.where, "take out hours, or residency: on_demand")
     _sources(model, inventory, faults)
     _divided(model, names)
 

@@ -183,6 +183,7 @@ class Model:
     parameters: Mapping[str, bool | int | float | str | tuple[str, ...]] = field(default_factory=dict)
     keep_alive: str | None = None
     residency: Literal["resident", "on_demand"] = "resident"
+    hours: tuple[str, ...] = ()  # "mon-fri 08:00-18:00": when it is kept in memory; () is always
     embedding: bool = False
     autofit: bool | None = None  # None: as the host
     where: Where | None = field(default=None, compare=False, repr=False)

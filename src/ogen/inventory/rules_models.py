@@ -181,5 +181,13 @@ MODEL: Rules = {
         "Whether the host chooses its configuration by the memory that is free; default: as the host says.",
         type="boolean",
     ),
+    "hours": key(
+        "When it is kept in memory, by the host's clock: mon-fri 08:00-18:00; default: always.",
+        type="list",
+        form="many",
+        minlength=1,
+        maxlength=14,
+        schema={"type": "string", "check_with": "hours"},
+    ),
     "embedding": key("It computes embeddings only.", type="boolean"),
 }

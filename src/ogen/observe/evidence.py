@@ -301,7 +301,7 @@ def _instance(
             Promise(
                 _text(m.get("model")),
                 _text(m.get("verdict")),
-                bool(m.get("resident", True)),
+                bool(m.get("resident", True) and m.get("stays", True)),
                 _int(m.get("context")),
             )
             for m in map(_map, _list(proof.get("models")))

@@ -90,6 +90,7 @@ class Served:
     embedding: bool = False
     resident: bool = True  # preloaded, and so provable
     keep_alive: str = "-1"
+    stays: bool = True  # False: it has hours, after which it leaves
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ def _served(placement: Placement, instance: Instance) -> Served:
         embedding=placement.model.embedding,
         resident=placement.model.residency == "resident",
         keep_alive=placement.model.keep_alive or instance.server.keep_alive,
+        stays=not placement.model.hours,
     )
 
 

@@ -19,7 +19,7 @@ def probes(instance: Instance) -> list[dict[str, Any]]:
 
 def _probe(placement: Placement, instance: Instance, shared: bool) -> dict[str, Any]:
     model, keep = placement.model, placement.model.keep_alive or instance.server.keep_alive
-    resident = model.residency == "resident"
+    resident = model.residency == "resident" and not model.hours  # whose clock is its own host's
     lower = [p for rung in instance.rungs for p in rung.placements if p.model.name == model.name]
     spills = any(p.verdict != placement.verdict for p in lower)
     return {

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from ..inventory.hours import span
 from ..inventory.model import Host
 from ..plan.model import Instance, Placement
 from .draft import CURRENT, SYSTEMD, Draft
@@ -61,6 +62,7 @@ def _preload_config(instance: Instance, placements: Iterable[Placement]) -> dict
             {
                 "name": p.model.name,
                 "keep_alive": p.model.keep_alive or instance.server.keep_alive,
+                **({"hours": [span(text) for text in p.model.hours]} if p.model.hours else {}),
                 "embedding": p.model.embedding,
                 "context": p.settings.context,
             }
