@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from agents import ask, host, release
 
-from ogen.agent import look, look_cards, look_log, look_store
+from ogen.agent import look, look_access, look_cards, look_log, look_store
 from ogen.agent.disk import Disk
 from ogen.agent.machine import Done, Machine
 
@@ -122,8 +122,8 @@ def test_the_access_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "torn {",
     ]
     path.write_text("\n".join(rows))
-    monkeypatch.setattr(look_log, "_paths", lambda balancer: [str(path)])
-    found = look_log.access("api", 3600.0)
+    monkeypatch.setattr(look_access, "_paths", lambda balancer: [str(path)])
+    found = look_access.access("api", 3600.0)
     assert found["statuses"] == {"200": 1, "504": 1, "413": 1}
     assert [failed[1:] for failed in found["failed"]] == [
         ["192.0.2.1:11434", "502"],
@@ -142,30 +142,30 @@ def test_who_served_what_since_a_mark(tmp_path: Path, monkeypatch: pytest.Monkey
         with path.open("a") as file:
             file.write((json.dumps(line) + "\n") * count)
 
-    monkeypatch.setattr(look_log, "_paths", lambda balancer: [str(path)])
-    assert look_log.served("api", None) == {"mark": None, "rows": [], "whole": False}
+    monkeypatch.setattr(look_access, "_paths", lambda balancer: [str(path)])
+    assert look_access.served("api", None) == {"mark": None, "rows": [], "whole": False}
     log(3, "192.0.2.1:11434")
-    first = look_log.served("api", None)
+    first = look_access.served("api", None)
     assert (first["rows"], first["whole"]) == ([], True)
     log(2, "192.0.2.1:11434")
     log(5, "192.0.2.1:11434, 192.0.2.2:11434")
     log(1, "", 503, "10.0.0.8")
-    second = look_log.served("api", first["mark"])
+    second = look_access.served("api", first["mark"])
     assert second["rows"] == [
         ["10.0.0.9", "/api/generate", "200", "192.0.2.2:11434", 5],
         ["10.0.0.9", "/api/generate", "200", "192.0.2.1:11434", 2],
         ["10.0.0.8", "/api/generate", "503", "", 1],
     ]
     assert second["whole"]
-    assert look_log.served("api", second["mark"])["rows"] == []
+    assert look_access.served("api", second["mark"])["rows"] == []
     path.rename(tmp_path / "api.log-1")
     log(4, "192.0.2.3:11434")
-    third = look_log.served("api", second["mark"])
+    third = look_access.served("api", second["mark"])
     assert [row[3:] for row in third["rows"]] == [["192.0.2.3:11434", 4]]
     assert not third["whole"], "it was rotated: what came before is not counted"
-    monkeypatch.setattr(look_log, "SERVED", 300)
+    monkeypatch.setattr(look_access, "SERVED", 300)
     log(9, "192.0.2.3:11434")
-    assert not look_log.served("api", third["mark"])["whole"]
+    assert not look_access.served("api", third["mark"])["whole"]
 
 
 def test_lines_for_people() -> None:

@@ -7,7 +7,17 @@ from __future__ import annotations
 import pytest
 
 from ogen.observe.evidence import Line
-from ogen.observe.log_lines import answers, deaths, ignored, loads, shortages
+from ogen.observe.log_lines import (
+    answers,
+    context_of,
+    deaths,
+    ignored,
+    late_loads,
+    loads,
+    shortages,
+    starts,
+    store_of,
+)
 
 A, B = "sha256-" + "a" * 64, "sha256-" + "b" * 64
 START_C = 'level=INFO source=llama_server.go:433 msg="starting llama-server" cmd="/x/llama-server --model /m/blobs/%s -c 8192"'
@@ -87,3 +97,64 @@ def test_runners_and_settings() -> None:
         "warning: parameter mirostat is deprecated",
     )
     assert [name for name, _ in ignored(lines(*texts))] == ["low_vram", "mirostat"]
+
+
+def test_how_often_and_with_which_context_a_model_was_loaded() -> None:
+    texts = (LOADING_C % A, START_C % A, START_C % B, (START_C % A).replace("8192", "4096"))
+    found = starts(lines(*texts))
+    assert {blob: len(some) for blob, some in found.items()} == {A: 2, B: 1}
+    assert [context_of(line) for line in found[A]] == [8192, 4096]
+    assert context_of(lines('msg="starting runner" cmd="ollama runner --ctx-size 2048 --port 4"')[0]) == 2048
+
+
+@pytest.mark.parametrize(
+    ("texts", "held"),
+    [
+        ((START_C % A, "load_tensors:   CPU_Mapped model buffer size =   281.81 MiB"), 281),
+        # fit probes print it first; the kinds of host memory add up; a buffer for transfers is none
+        (
+            (
+                START_C % A,
+                "load_tensors:   CPU_Mapped model buffer size =   900.00 MiB",
+                "load_tensors:   CPU_Mapped model buffer size =   200.00 MiB",
+                "load_tensors:   CPU_REPACK model buffer size =   100.00 MiB",
+                "load_tensors:    CUDA_Host model buffer size =   700.00 MiB",
+                "load_tensors:        CUDA0 model buffer size =  4000.00 MiB",
+            ),
+            300,
+        ),
+        ((START_B % A, 'msg="model weights" device=CUDA0 size="4.1 GiB"', 'msg="model weights" device=CPU size="1.5 GiB"'), 1536),
+        ((START_C % A,), 0),
+    ],
+)  # fmt: skip
+def test_weights_in_host_memory(texts: tuple[str, ...], held: int) -> None:
+    (load,) = loads(lines(*texts))
+    assert load.on_host >> 20 == held
+
+
+def test_what_was_free_when_memory_ran_out() -> None:
+    text = "cudaMalloc failed: out of memory"
+    using = "llama_model_load_from_file_impl: using device CUDA%d (X) (0000:0%d:00.0) - %d MiB free"
+    loading = (START_C % A, using % (0, 1, 3000), using % (1, 2, 2000))
+    assert [one.free >> 20 for one in shortages(lines(*loading, text))] == [5000]
+    started = 'msg="llama-server started in 3.21 seconds"'
+    assert [one.free for one in shortages(lines(*loading, started, text))] == [0], (
+        "a load before it told that"
+    )
+    era_a = 'msg="gpu memory" id=GPU-0 library=cuda available="7.0 GiB" free="7.5 GiB" minimum="457.0 MiB"'
+    assert [one.free >> 20 for one in shortages(lines(era_a, START_B % A, text))] == [7680]
+
+
+def test_loads_that_were_given_up() -> None:
+    said = lines(
+        'level=ERROR msg="error loading" error="timed out waiting for llama runner to start - progress 0.10 - "',
+        'level=WARN msg="timed out waiting for llama-server to start"',
+        'level=WARN msg="client timed out"',
+    )
+    assert len(late_loads(said)) == 2
+
+
+def test_where_a_server_looks_for_models() -> None:
+    config = 'msg="server config" env="map[OLLAMA_MAX_QUEUE:512 OLLAMA_MODELS:/run/ogen-gpu0/models OLLAMA_NOPRUNE:true]"'
+    assert store_of(lines("x", config)) == "/run/ogen-gpu0/models"
+    assert store_of(lines("x")) == ""

@@ -9,8 +9,9 @@ from test_observe_doctor import INVENTORY, healthy
 
 from ogen.errors import ConnectError
 from ogen.inventory import load
-from ogen.observe.evidence import HostSeen, host_seen
+from ogen.observe.evidence import HostSeen
 from ogen.observe.fleet import CardRow, pending, rows
+from ogen.observe.hearing import host_seen
 from ogen.observe.view_status import bar, text
 from ogen.plan import plan
 from ogen.plan.model import Plan

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Tuple
 
-from . import alarm, compare, leases, look_cards, look_log, look_store, prove, rungs
+from . import alarm, compare, leases, look_access, look_cards, look_log, look_others, look_store, prove, rungs
 from .disk import Disk
 from .frames import Message
 from .machine import Machine
@@ -134,7 +134,7 @@ def _load(host: Host, wanted: Dict[str, Any]) -> Seen:
     served = (wanted.get("served") or {}).items()
     return {
         "cards": look_cards.cards(host.machine) if wanted.get("cards") else {},
-        "served": {str(name): look_log.served(str(name), mark) for name, mark in served},
+        "served": {str(name): look_access.served(str(name), mark) for name, mark in served},
     }
 
 
@@ -158,9 +158,19 @@ def _deep(machine: Machine, manifest: Manifest, message: Message, units: Seen) -
         **found,
         "listeners": listeners.lines if listeners.code == 0 else [],
         "store": look_store.store(manifest),
-        "edges": {p["balancer"]: look_log.access(str(p["balancer"]), since) for p in manifest["balancers"]},
+        "edges": {
+            p["balancer"]: look_access.access(str(p["balancer"]), since) for p in manifest["balancers"]
+        },
+        "servers": look_others.servers(machine, listeners.lines if listeners.code == 0 else ()),
+        "peaks": look_others.peaks(_steady(manifest, units, since)),
         "drivers": os.path.exists("/proc/driver/nvidia/version"),
     }
+
+
+def _steady(manifest: Manifest, units: Seen, since: float) -> float:
+    """Seconds for which no instance has been started: what cards held before may have been another plan's."""
+    ages = [(units.get(proof["unit"]) or {}).get("age") for proof in manifest["instances"]]
+    return min([since, *(float(age) for age in ages if age is not None)])
 
 
 def _reach(address: str, port: int) -> str:

@@ -1,15 +1,13 @@
-"""Journals and the balancers' access logs: evidence of a unit's present run, and lines for people."""
+"""Journals: evidence of a unit's present run, and lines for people."""
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
 import re
 import subprocess
 import threading
 import time
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from .errors import AgentError
 from .frames import Message
@@ -22,10 +20,6 @@ HEAD = 400  # lines of a unit's start that are kept whole
 TAIL = 50_000  # lines of its run that are searched
 KEPT = 2_000  # of these
 LAST = 30  # lines of the unit, whichever run
-ACCESS = 4 * 1024 * 1024  # bytes of an access log's end
-SERVED = 64 * 1024 * 1024  # bytes of it that are counted for a load
-ROWS = 2_000  # kinds of lines that are told apart
-FAILED = 500  # failed answers of instances that are kept
 PATIENCE = 30.0  # seconds for journalctl
 
 #: what a diagnosis reads; all else (a line for each good request) stays on the host
@@ -34,7 +28,7 @@ TELLING = re.compile(
     r"|buffer size|out of memory|malloc failed|failed to allocate|unable to allocate|Load failed|load failed"
     r"|error loading|process (?:has|no longer) |panic|fatal|signal|evicting|invalid option|deprecated"
     r"|user overrode|level=(?:WARN|ERROR)|\[GIN\].*\| (?:403|5\d\d) \||\[(?:error|crit|alert|emerg|warn)\]"
-    r"|runner exited|upstream|started in",
+    r"|runner exited|upstream|started in|server config| MiB free$|gpu memory|timed out waiting",
     re.IGNORECASE,
 )
 _STAMPED = re.compile(r"(\d{9,}\.\d+) \S+ (?:[^\s:]+(?:\[\d+\])?: ?)?(.*)")
@@ -78,94 +72,6 @@ def _read(arguments: Sequence[str], most: int) -> Iterator[Line]:
         process.kill()
         process.stdout.close()
         process.wait()
-
-
-# --------------------------------------------------------------------------------- balancers' logs
-def access(balancer: str, since: float) -> Seen:
-    """Answers by status, and failed tries by upstream, from the end of a balancer's access log."""
-    path = next((p for p in _paths(balancer) if os.path.exists(p)), None)
-    statuses: Dict[str, int] = {}
-    failed: List[List[Any]] = []
-    for entry in _entries(path) if path else ():
-        when = _when(str(entry.get("time", "")))
-        if when is None or when < time.time() - since:
-            continue
-        status = str(entry.get("status", ""))
-        statuses[status] = statuses.get(status, 0) + 1
-        for address, answer in tries(entry):
-            if answer.startswith("5"):
-                failed.append([when, address, answer])
-    return {"path": path or "", "statuses": statuses, "failed": failed[-FAILED:]}
-
-
-def served(balancer: str, mark: Optional[List[int]]) -> Seen:
-    """Where a balancer's access log ends now (`mark`), and what came since the mark of an earlier answer.
-
-    `rows`: [client, path, status, upstream that answered, how often]. `whole` is False where the log was
-    rotated in between, or so much was logged that its beginning was left out.
-    """
-    path = next((p for p in _paths(balancer) if os.path.exists(p)), None)
-    try:
-        with open(path or "", "rb") as file:
-            status = os.fstat(file.fileno())
-            now = [status.st_ino, status.st_size]
-            if mark is None:
-                return {"mark": now, "rows": [], "whole": True}
-            same = mark[0] == now[0] and mark[1] <= now[1]
-            start = max(mark[1] if same else 0, now[1] - SERVED)
-            file.seek(start)
-            lines = file.read(now[1] - start).splitlines()
-    except OSError:
-        return {"mark": None, "rows": [], "whole": False}
-    counts: Dict[Tuple[str, str, str, str], int] = {}
-    for line in lines:
-        entry = _entry(line)
-        if entry is not None:
-            client, uri, answer = (str(entry.get(name, "")) for name in ("client", "uri", "status"))
-            row = client, uri, answer, (tries(entry) or [("", "")])[-1][0]
-            counts[row] = counts.get(row, 0) + 1
-    rows = [[*row, count] for row, count in sorted(counts.items(), key=lambda one: -one[1])[:ROWS]]
-    return {"mark": now, "rows": rows, "whole": same and start == mark[1] and len(counts) <= ROWS}
-
-
-def _paths(balancer: str) -> List[str]:
-    return ["/var/log/ogen/balancer-%s.log" % balancer, "/var/log/nginx/ogen-%s.log" % balancer]
-
-
-def _entries(path: str) -> Iterator[Seen]:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - ACCESS))
-            data = file.read(ACCESS)
-    except OSError:
-        return
-    for line in data.splitlines():
-        entry = _entry(line)
-        if entry is not None:
-            yield entry
-
-
-def _entry(line: bytes) -> Optional[Seen]:
-    try:
-        entry = json.loads(line.decode("utf-8", "replace"))
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
-
-
-def tries(entry: Seen) -> List[Tuple[str, str]]:
-    """nginx writes "a, b" and "502, 200" where a second upstream was tried."""
-    split = re.compile(r"\s*[,:]\s+|\s*,\s*")
-    addresses = split.split(str(entry.get("upstream", "")))
-    answers = split.split(str(entry.get("upstream_status", "")))
-    return [(a, s) for a, s in zip(addresses, answers) if a]  # noqa: B905
-
-
-def _when(text: str) -> Optional[float]:
-    try:
-        return datetime.datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return None
 
 
 # ------------------------------------------------------------------------------------ the operation

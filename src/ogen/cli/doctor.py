@@ -65,7 +65,7 @@ def _show(one: Finding) -> None:
     for line in one.evidence:
         console.out(f"    | {one_line(line)}")
     if one.where:
-        console.out(f"    --> {one.where}")
+        console.out(f"    --> {one.where}" + (f"  {one_line(one.sets)}" if one.sets else ""))
     console.raw(f"    {console.paint('mend:', 'cyan')} {console.safe(one_line(one.fix))}\n")
 
 
@@ -88,4 +88,5 @@ def _row(one: Finding) -> dict[str, Any]:
         "file": where.file if where else None,
         "line": where.line if where else None,
         "column": where.column if where else None,
+        "set": one.sets or None,
     }

@@ -17,7 +17,8 @@ from ..errors import HostError
 from ..inventory.model import Host
 from ..plan.model import Plan
 from ..push import Contact, Options, contact
-from .evidence import CardSeen, cards_seen
+from .evidence import CardSeen
+from .hearing import cards_seen
 from .looking import members
 
 EVERY = 1.0  # seconds between two looks at cards

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..errors import Where
+from ..inventory.model import Balancer
 from ..render.upstreams import place
 from .evidence import Failure, Line
 from .finding import Case, Finding, clock, quoted
 from .looking import members
+from .places import Change
 
+SHORT = 10.0  # seconds: who leaves earlier is a person that has read enough
+MANY = 5  # requests
 SETTLED = 60.0  # seconds after an instance's start whose failures are those of the start
 
 
@@ -108,13 +112,18 @@ def _failed(
         "upstream-timeout": "read_timeout of the balancer, if answers may take so long; else ogen logs of it",
         "upstream-fails": f"ogen logs and ogen doctor of {member.partition('/')[0]} say why",
     }
+    where, sets = _member_place(case, member), ""
+    if kind == "upstream-timeout":
+        longer = f"{2 * _balancer(case, balancer).read_timeout:.0f}s"
+        where, sets = _set(case, balancer, longer, "read_timeout")
     return case.finding(
         kind,
         f"balancer {balancer}",
         f"{member} {what}: {len(found)} times, last at {clock(found[-1].time)}",
         [f"{clock(f.time)} upstream {f.upstream} status {f.status}" for f in found[-3:]],
         fixes[kind],
-        _member_place(case, member) if kind == "upstream-fails" else _place(case, balancer),
+        where,
+        sets,
     )
 
 
@@ -146,7 +155,39 @@ def bodies(case: Case) -> Iterator[Finding]:
                 f"{statuses['413']} requests were larger than max_body (413)",
                 [f"access log: status 413, {statuses['413']} times"],
                 "a larger max_body",
+                *_set(case, balancer, f"{2 * _balancer(case, balancer).max_body >> 20}MiB", "max_body"),
+            )
+
+
+def left(case: Case) -> Iterator[Finding]:
+    """Clients, or a proxy before the balancer, that give up after always the same time."""
+    for balancer, gone in (case.seen.deep.gone if case.seen.deep else {}).items():
+        spans = sorted(seconds for _, seconds in gone if seconds >= SHORT)
+        same = max(([s for s in spans if at <= s <= at + 1.0] for at in spans), key=len, default=[])
+        if len(same) >= MANY:
+            yield case.finding(
+                "client-timeout",
+                f"balancer {balancer}",
+                f"{len(same)} clients left after {same[0]:.0f} s without waiting for the end of their answer",
+                [f"access log: status 499 after {min(same):.1f} to {max(same):.1f} s, {len(same)} times"],
+                f"a proxy before the balancer, or the client's library, gives up after {same[0]:.0f} s: raise"
+                " that; streamed answers begin at once",
                 _place(case, balancer),
+            )
+
+
+def turned_away(case: Case) -> Iterator[Finding]:
+    """What the gate itself answered 503: its queue was full, or no slot came free in time."""
+    for balancer, own in (case.seen.deep.own if case.seen.deep else {}).items():
+        planned = next((e.balancer for e in case.plan.entries if e.balancer.name == balancer), None)
+        if planned and planned.gate and own.get("503"):
+            yield case.finding(
+                "queue-full",
+                f"balancer {balancer}",
+                f"{own['503']} requests were turned away by the gate: too many waited, or for too long (503)",
+                [f"access log: status 503 without an instance, {own['503']} times"],
+                "more replicas of the model; a longer gate.queue or gate.wait if clients may wait so long",
+                *_set(case, balancer, 2 * planned.gate.queue, "gate", "queue"),
             )
 
 
@@ -173,9 +214,16 @@ def _errors(case: Case, unit: str) -> list[Line]:
     return [line for line in log.last if "[emerg]" in line.text or "[alert]" in line.text]
 
 
+def _balancer(case: Case, name: str) -> Balancer:
+    return next((e.balancer for e in case.plan.entries if e.balancer.name == name), Balancer(name, ""))
+
+
 def _place(case: Case, balancer: str) -> Where | None:
-    entries = (e.balancer for e in case.plan.entries)
-    return next((b.where for b in entries if b.name == balancer), None)
+    return _balancer(case, balancer).where
+
+
+def _set(case: Case, balancer: str, value: object, *path: str) -> Change:
+    return case.places.set(_place(case, balancer), value, *path)
 
 
 def _member_place(case: Case, member: str) -> Where | None:
@@ -183,4 +231,4 @@ def _member_place(case: Case, member: str) -> Where | None:
     return next((h.host.where for h in case.whole.hosts if h.host.name == name), None)
 
 
-FINDERS = (configuration, reach, kept_away, failing, failures, nobody, bodies)
+FINDERS = (configuration, reach, kept_away, failing, failures, nobody, bodies, left, turned_away)

@@ -8,7 +8,7 @@ from ..inventory.model import Gpu
 from ..plan.picture import use_of
 from .evidence import CardSeen, listed
 from .finders_instance import empty
-from .finding import Case, Finding, gib
+from .finding import Case, Finding, clock, gib
 
 SLACK = 512 * 2**20  # bytes: driver contexts differ
 IDLE = 1536 * 2**20  # bytes on a card with nothing loaded: several driver contexts
@@ -48,7 +48,7 @@ def lost(case: Case) -> Iterator[Finding]:
                 [*case.seen.card_said, f"nvidia-smi shows: {there}"],
                 f"reboot the host; if it stays away: gpus: {{{gpu.index}: {{state: out, reason: …}}}}"
                 ", or a new UUID by `ogen lock`",
-                gpu.where,
+                *case.places.set(gpu.where, "out", "state"),
             )
 
 
@@ -62,14 +62,14 @@ def smaller(case: Case) -> Iterator[Finding]:
                 f"planned was {gpu.model} with {gib(gpu.vram)}, there is {card.name} with {gib(card.total)}",
                 [f"nvidia-smi: {card.index}, {card.name}, {card.total >> 20} MiB"],
                 f"set the card's true model, or vram: {card.total >> 20}MiB",
-                gpu.where,
+                *case.places.set(gpu.where, f"{card.total >> 20}MiB", "vram"),
             )
 
 
 def others(case: Case) -> Iterator[Finding]:
     """Memory of programs that are not ogen's: by name where the driver tells, else by the sum."""
     units = {instance.unit for instance in case.seen.instances}
-    for gpu in _planned(case):
+    for gpu in _used(case):
         card = case.card(gpu)
         if card is None:
             continue
@@ -89,7 +89,32 @@ def others(case: Case) -> Iterator[Finding]:
                 f"{who} hold {gib(held)} of the card",
                 [*programs, figures],
                 f"stop them, or leave them room: reserve: {-(-room >> 20)}MiB",
-                gpu.where,
+                *case.places.set(gpu.where, f"{-(-room >> 20)}MiB", "reserve"),
+            )
+
+
+def moves(case: Case) -> Iterator[Finding]:
+    """Memory that was held and is free again: the monitor has seen it since the instances run."""
+    told = {one.about for one in others(case)}
+    for gpu in _used(case):
+        card = case.card(gpu)
+        peak = case.seen.deep.peaks.get(card.uuid) if card and case.seen.deep else None
+        if card is None or peak is None or f"card {gpu.index}" in told:
+            continue
+        when, most = peak
+        planned = _held(case, gpu)
+        if most > planned + SLACK:
+            room = gpu.reserve + most - planned
+            yield case.finding(
+                "memory-moves",
+                f"card {gpu.index}",
+                f"others held up to {gib(most - planned)} of the card, at {clock(when)}",
+                [
+                    f"monitor: {most >> 20} MiB used at {clock(when)}, planned {planned >> 20}",
+                    f"nvidia-smi: {card.used >> 20} MiB used now",
+                ],
+                f"the monitor's cards.csv tells when; leave them room: reserve: {-(-room >> 20)}MiB",
+                *case.places.set(gpu.where, f"{-(-room >> 20)}MiB", "reserve"),
             )
 
 
@@ -127,4 +152,10 @@ def _planned(case: Case) -> list[Gpu]:
     return [gpu for gpu in case.plan.host.gpus if case.seen.live and gpu.state == "in" and listed(gpu)]
 
 
-FINDERS = (driver, lost, smaller, others, hot)
+def _used(case: Case) -> list[Gpu]:
+    """Of these the ones with an instance: what others do with the rest is their business."""
+    used = {gpu.index for instance in case.plan.instances for gpu in instance.gpus}
+    return [gpu for gpu in _planned(case) if gpu.index in used]
+
+
+FINDERS = (driver, lost, smaller, others, moves, hot)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ..errors import Where
+from .evidence import Deep
 from .finding import Case, Finding, gib
+from .log_lines import store_of
 
 STOCK = "ollama.service"
 MONITOR = "ogen-monitor.service"
@@ -72,6 +75,7 @@ def disk(case: Case) -> Iterator[Finding]:
             f"the folder of models {found.folder} is not there",
             [f"{found.folder}: no such folder"],
             "mount it, or set ollama.models_dir; `ogen provision` makes it",
+            case.setting("ollama", "models_dir"),
         )
     elif found.free < min(ROOM, found.total // 10) or found.inodes_free < found.inodes * INODES:
         yield case.finding(
@@ -80,11 +84,14 @@ def disk(case: Case) -> Iterator[Finding]:
             f"{gib(found.free)} of {gib(found.total)} are free in {found.folder}",
             [f"{found.folder}: {found.free} bytes, {found.inodes_free} of {found.inodes} inodes free"],
             "remove models that nobody uses, or set ollama.models_dir to a larger disk",
+            case.setting("ollama", "models_dir"),
         )
 
 
 def blobs(case: Case) -> Iterator[Finding]:
-    lacking = case.seen.deep.lacking if case.seen.deep else ()
+    deep = case.seen.deep or Deep()
+    away = {blob for held in deep.elsewhere.values() for blob in held}  # told by `store`
+    lacking = [one for one in deep.lacking if one[2] not in away and not deep.unmounted]
     for name, model in sorted({(name, model) for name, model, _ in lacking}):
         files = [blob for n, m, blob in lacking if (n, m) == (name, model)]
         yield case.finding(
@@ -95,6 +102,42 @@ def blobs(case: Case) -> Iterator[Finding]:
             "ogen apply pulls them again; look for who cleans up the models' folder",
             case.place(name),
         )
+
+
+def store(case: Case) -> Iterator[Finding]:
+    """The models are somewhere else than the inventory and the units say."""
+    deep = case.seen.deep or Deep()
+    folder = deep.disk.folder if deep.disk else ""
+    if deep.unmounted:
+        yield case.finding(
+            "wrong-store",
+            "",
+            f"{folder} is on the wrong disk: {deep.unmounted} is not mounted",
+            [f"/etc/fstab names {deep.unmounted}, /proc/mounts does not"],
+            f"mount {deep.unmounted} on the host, then ogen apply",
+            case.setting("ollama", "models_dir"),
+        )
+    for other, held in deep.elsewhere.items():
+        models = sorted({model for _, model, blob in deep.lacking if blob in held})
+        yield case.finding(
+            "wrong-store",
+            "",
+            f"the files of {', '.join(models)} are in {other}, not in {folder}",
+            [f"{other}/blobs/{blob}" for blob in held],
+            "set models_dir to that folder, or move its files; `ogen apply` pulls them once more",
+            *case.set(other, "ollama", "models_dir"),
+        )
+    for instance in case.seen.instances:
+        told = store_of(case.log(instance.unit).start)
+        if told and told != f"/run/ogen-{instance.name}/models":
+            yield case.finding(
+                "wrong-store",
+                instance.name,
+                f"it looks for models in {told}, not in the view of its release",
+                [f'msg="server config" OLLAMA_MODELS:{told}'],
+                f"`systemctl cat {instance.unit}` shows what sets OLLAMA_MODELS: remove that; ogen apply",
+                case.place(instance.name),
+            )
 
 
 def services(case: Case) -> Iterator[Finding]:
@@ -124,6 +167,23 @@ def stock(case: Case) -> Iterator[Finding]:
         )
 
 
+def servers(case: Case) -> Iterator[Finding]:
+    """Somebody's own `ollama serve`, as articles tell to start one for each card."""
+    for server in case.seen.deep.servers if case.seen.deep else ():
+        if server.unit == STOCK or not case.seen.instances:
+            continue
+        env = ", ".join(f"{name}={value}" for name, value in server.env.items())
+        sees = "" if server.env.get("CUDA_VISIBLE_DEVICES") else ": it sees every card"
+        who = f"pid {server.pid}, {server.unit or 'no unit'}"
+        yield case.finding(
+            "other-ollama",
+            "",
+            f"another Ollama serves on port {server.port} ({who}){sees}",
+            [f"pid {server.pid} listens on port {server.port}; {env or 'no setting of Ollama'}"],
+            f"kill {server.pid}, and take out what starts it (crontab, rc.local, a shell)",
+        )
+
+
 def ports(case: Case) -> Iterator[Finding]:
     for instance in case.seen.instances:
         if case.unit(instance.unit).up:
@@ -139,9 +199,31 @@ def ports(case: Case) -> Iterator[Finding]:
                     f"port {instance.port} is held by {by}, {instance.unit} can't have it",
                     [line],
                     f"stop that program, or set another port under `instances:` of {case.seen.host}",
-                    case.place(instance.name),
+                    _port_place(case, instance.name),
                 )
                 break
 
 
-FINDERS = (release, clock, disk, blobs, services, stock, ports)
+def _port_place(case: Case, name: str) -> Where | None:
+    planned = case.instance(name)
+    if planned and planned.where in [pin.where for pin in case.plan.host.pins]:
+        return case.places.under(planned.where, "port")
+    return case.setting("ollama", "first_port")
+
+
+def dropins(case: Case) -> Iterator[Finding]:
+    """Somebody's settings over those of a unit; whom an instance lets in is told by `admission`."""
+    for one in case.seen.comparison.files:
+        unit = one.path.split("/")[-2].removesuffix(".d") if one.path.count("/") > 1 else ""
+        if one.state == "foreign" and unit not in case.seen.comparison.admission:
+            yield case.finding(
+                "drop-in",
+                "",
+                f"{one.path} changes {unit}",
+                [f"{one.path} is not of the release; apply leaves it"],
+                f"put what it sets into the inventory (`env`), and remove it; systemctl cat {unit}",
+                case.setting("env"),
+            )
+
+
+FINDERS = (release, clock, disk, store, blobs, services, stock, servers, ports, dropins)

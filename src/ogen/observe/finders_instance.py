@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterator
 
 from ..agent import cards
+from ..inventory.model import Balancer
+from ..plan.model import Placement
 from .evidence import InstanceSeen, Loaded, Promise
 from .finding import Case, Finding, gib, quoted
 from .log_lines import Load, loads
+from .places import Change
 
+MUCH = 1 << 30  # bytes of weights in host memory beyond the planned
 SETTLED = 20.0  # seconds after its start in which an instance may still be silent
 _LOADING = re.compile(r'msg="(?:starting llama-server|starting runner)')
 _LOADED = re.compile(r"started in \d")
@@ -46,6 +50,7 @@ def version(case: Case) -> Iterator[Finding]:
                 f"runs Ollama {instance.version}, planned is {wanted}",
                 [f'GET /api/version: {{"version":"{instance.version}"}}'],
                 f"install Ollama {wanted} (`ogen provision`), or set ollama.version: {instance.version}",
+                *case.set(instance.version.lstrip("v"), "ollama", "version"),
             )
 
 
@@ -68,7 +73,12 @@ def right_card(case: Case) -> Iterator[Finding]:
             "vulkan": "OLLAMA_VULKAN=0 must be in the unit: take OLLAMA_VULKAN out of `env`, ogen apply",
             "wrong-card": "ogen lock records the cards' UUIDs: then ogen apply",
         }[kind]
-        yield case.finding(kind, instance.name, wrong, quoted(shown), fix, case.place(instance.name))
+        where = case.place(instance.name)
+        if kind == "vulkan":
+            host = case.plan.host
+            owner = ("env",) if "OLLAMA_VULKAN" in host.env else ("ollama", "env")
+            where = case.setting(*owner, "OLLAMA_VULKAN")
+        yield case.finding(kind, instance.name, wrong, quoted(shown), fix, where)
 
 
 def resident(case: Case) -> Iterator[Finding]:
@@ -85,7 +95,7 @@ def resident(case: Case) -> Iterator[Finding]:
                     f"{promise.model} is not in memory: the next request waits for its load",
                     [f"GET /api/ps: {there}"],
                     f"systemctl start ogen-preload@{instance.name}.service loads it; keep_alive: -1 keeps it",
-                    case.model_place(instance.name, promise.model),
+                    *case.set_model(instance.name, promise.model, -1, "keep_alive"),
                 )
 
 
@@ -122,8 +132,31 @@ def context(case: Case) -> Iterator[Finding]:
                     [f"GET /api/ps: {found.name} context_length {found.context}"],
                     "a client sends num_ctx: client_options: {max_context: plan} at the balancer stops it;"
                     " ogen apply if the plan has changed",
-                    case.model_place(instance.name, promise.model),
+                    *kept_to_the_plan(case, instance, promise.model),
                 )
+
+
+def kept_to_the_plan(case: Case, instance: InstanceSeen, model: str) -> Change:
+    """What makes a balancer leave no context to clients but the plan's."""
+    balancer = _balancer_of(case, instance.name)
+    if balancer is None:
+        return case.model_setting(instance.name, model, "context"), ""
+    if balancer.routing != "by_model":  # nothing else reads requests
+        return case.places.set(balancer.where, "by_model", "routing")
+    return case.places.set(balancer.where, "plan", "client_options", "max_context")
+
+
+def _balancer_of(case: Case, instance: str) -> Balancer | None:
+    """The first balancer that sends to an instance of this host."""
+    member = (case.plan.host.name, instance)
+    return next(
+        (
+            entry.balancer
+            for entry in case.whole.entries
+            if any((m.host, m.instance) == member for pool in entry.pools for m in pool.members)
+        ),
+        None,
+    )
 
 
 def spilled(case: Case) -> Iterator[Finding]:
@@ -132,20 +165,21 @@ def spilled(case: Case) -> Iterator[Finding]:
         log = case.log(instance.unit)
         told = loads([*log.start, *(line for line in log.lines if line not in log.start)])
         for promise in instance.promised:
-            found = instance.loaded(promise)
-            if promise.verdict != "full" or found is None:
+            found, placed = instance.loaded(promise), case.placement(instance.name, promise.model)
+            if found is None:
                 continue
             last = next((one for one in reversed(told) if _is(case, one, promise, instance)), None)
-            what = _spill(found, last)
+            what = _spill(found, last, promise, placed)
             if what:
                 shown = quoted([last.line]) if last else ()
+                why, change = advice(case, instance, promise.model, None)
                 yield case.finding(
                     "spilled",
                     instance.name,
                     f"{promise.model} is not wholly on the card: {what}",
                     [*shown, f"GET /api/ps: {gib(found.vram)} of {gib(found.size)} in VRAM"],
-                    _less(case, instance.name, promise.model),
-                    case.model_place(instance.name, promise.model),
+                    f"free the card, or {why}",
+                    *change,
                 )
 
 
@@ -154,36 +188,58 @@ def _is(case: Case, load: Load, promise: Promise, instance: InstanceSeen) -> boo
     return promise.tagged in names or (not names and len(instance.promised) == 1)
 
 
-def _spill(found: Loaded, load: Load | None) -> str:
-    if load and load.layers is not None and load.layers < load.layers_total:
-        return f"{load.layers} of {load.layers_total} layers"
+def _spill(found: Loaded, load: Load | None, promise: Promise, placed: Placement | None) -> str:
+    """What of a model is in host memory that the plan has on the card."""
+    planned = placed.account if placed else None
+    full = promise.verdict == "full"
+    layers = load.layers if load else None
+    if load and layers is not None:
+        wanted = load.layers_total if full else planned.layers if planned else 0
+        if layers < wanted:
+            return f"{layers} of {load.layers_total} layers" + ("" if full else f", planned {wanted}")
+    if not full:
+        return ""
     if load and load.overflow:
         return f"all layers, but parts of {load.overflow} overflow into host memory"
+    if (
+        load
+        and planned
+        and load.on_host > planned.host_weights_bytes + max(MUCH, planned.weights_bytes // 10)
+    ):
+        return f"all layers, but {gib(load.on_host)} of its weights are in host memory (experts of a mixture)"
     if found.vram < found.size:
         return f"{100 * found.vram / max(1, found.size):.0f} % of it"
     return ""
 
 
-def _less(case: Case, name: str, model: str) -> str:
-    return f"free the card, or take a concession: {concession(case, name, model)}"
+def advice(case: Case, instance: InstanceSeen, model: str, room: int | None) -> tuple[str, Change]:
+    """The next concession in words, and the line of the model that makes it.
 
-
-def concession(case: Case, name: str, model: str) -> str:
-    """The next step that saves memory, with what it saves, in the words of the inventory.
-
-    A q8_0 cache takes 1.0625 bytes for each value instead of 2 (facts of ggml's block format).
+    room: bytes on the cards that were free for it; None: what the cards have beside what others hold.
     """
-    placed, planned = case.placement(name, model), case.instance(name)
-    if placed is None or planned is None:
-        return "a smaller context or quantisation"
-    kv, tokens = placed.account.kv_bytes, placed.settings.context
-    if kv and planned.server.kv_cache in (None, "f16"):
-        return f"kv_cache: q8_0 for {model} saves {gib(kv * (1 - 1.0625 / 2))}"
-    if kv and tokens >= 4096:
-        return f"context: {tokens // 2} for {model} saves {gib(kv / 2)}"
-    if placed.slots > 1:
-        return f"parallel: {placed.slots - 1} for {model} saves {gib(kv / placed.slots)}"
-    return f"a smaller quantisation in `from` of {model}"
+    placed, planned = case.placement(instance.name, model), case.instance(instance.name)
+    step, where = None, case.model_place(instance.name, model)
+    if placed and planned:
+        free = room if room is not None else _room(case, instance)
+        step = case.ladder.lower(case.plan.host, planned, placed, free)
+        room = free
+    if step is None or not step.sets:
+        return "next concession: a smaller context or quantisation", (where, "")
+    fits = f"fits in the {gib(room or 0)} that were free" if step.fits and room else ""
+    much = f"needs {gib(step.needs)}, saves {gib(step.saves)}" + (f": {fits}" if fits else "")
+    sets = ", ".join(step.sets)
+    where = case.places.under(where, step.sets[0].partition(":")[0])
+    return f"next concession: {sets} for {model} ({much})", (where, sets)
+
+
+def _room(case: Case, instance: InstanceSeen) -> int | None:
+    """Bytes on an instance's cards beside what programs other than ogen's hold."""
+    units = {one.unit for one in case.seen.instances}
+    here = case.cards_of(instance)
+    foreign = sum(
+        p.used for p in case.seen.programs if p.unit not in units and p.uuid in {c.uuid for c in here}
+    )
+    return sum(card.total for card in here) - foreign if here else None
 
 
 FINDERS = (answers, version, right_card, resident, context, spilled)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from .evidence import InstanceSeen
-from .finders_instance import concession
+from ..errors import Where
+from .evidence import InstanceSeen, Line
+from .finders_instance import advice, kept_to_the_plan
 from .finding import Case, Finding, clock, quoted
-from .log_lines import answers, deaths, ignored, shortages
+from .log_lines import (
+    answers,
+    context_of,
+    deaths,
+    evictions,
+    ignored,
+    late_loads,
+    shortages,
+    starts,
+)
+from .places import Change
 
 BUSY = "503"
+OFTEN = 4  # loads of a model that is to stay
 #: variables that the engine no longer reads (removed in Ollama 0.30 and before)
 GONE = {
     "OLLAMA_NEW_ENGINE": "0.30",
@@ -28,14 +41,14 @@ def memory(case: Case) -> Iterator[Finding]:
             continue
         model = _model(case, instance, found[-1].blob)
         times = f"{len(found)} times, last" if len(found) > 1 else "once,"
-        step = concession(case, instance.name, model) if model else "a smaller context or quantisation"
+        why, change = advice(case, instance, model, found[-1].free or None)
         yield case.finding(
             "out-of-memory",
             instance.name,
             f"{model or 'a model'} ran out of memory on the card, {times} at {clock(found[-1].line.time)}",
             quoted(one.line for one in found),
-            f"next concession: {step}",
-            case.model_place(instance.name, model),
+            why,
+            *change,
         )
 
 
@@ -49,7 +62,8 @@ def _model(case: Case, instance: InstanceSeen, blob: str) -> str:
 def runners(case: Case) -> Iterator[Finding]:
     for instance in case.seen.instances:
         log = case.log(instance.unit).lines
-        found = deaths(log)
+        late = [line.time for line in late_loads(log)]
+        found = [line for line in deaths(log) if all(abs(line.time - at) > 5 for at in late)]
         if found and not shortages(log):
             yield case.finding(
                 "runner-died",
@@ -86,9 +100,9 @@ def errors(case: Case) -> Iterator[Finding]:
                 f"{len(busy)} requests were turned away as too many (503)",
                 quoted(busy),
                 "more replicas or `parallel`, or ollama.max_queue",
-                case.place(instance.name),
+                *case.set(2 * (case.plan.host.ollama.max_queue or 512), "ollama", "max_queue"),
             )
-        if failed and not shortages(log):
+        if failed and not shortages(log) and not late_loads(log):
             yield case.finding(
                 "requests-fail",
                 instance.name,
@@ -111,8 +125,74 @@ def settings(case: Case) -> Iterator[Finding]:
                 "flash_attention: true goes with a quantised cache"
                 if quant
                 else f"take {name} out of the model's parameters, or out of what clients send",
-                case.place(instance.name),
+                *_option_place(case, instance, name),
             )
+
+
+def _option_place(case: Case, instance: InstanceSeen, name: str) -> Change:
+    if " " in name:
+        return case.set("true", "ollama", "flash_attention")
+    for promise in instance.promised:
+        placed = case.placement(instance.name, promise.model)
+        if placed and name in placed.model.parameters:
+            return case.model_setting(instance.name, promise.model, "parameters", name), ""
+    return case.place(instance.name), ""
+
+
+def late(case: Case) -> Iterator[Finding]:
+    for instance in case.seen.instances:
+        found = late_loads(case.log(instance.unit).lines)
+        if found:
+            given = case.plan.host.ollama.load_timeout
+            yield case.finding(
+                "load-timeout",
+                instance.name,
+                f"{len(found)} loads were given up: nothing moved for {given}",
+                quoted(found),
+                "a longer load_timeout for models on a slow disk; dmesg tells of a disk that fails",
+                *case.set(_longer(given), "ollama", "load_timeout"),
+            )
+
+
+def _longer(span: str) -> str:
+    """Twice a Go duration of one unit; half an hour where it is another."""
+    found = re.fullmatch(r"(\d+)([smh])", span)
+    return f"{2 * int(found[1])}{found[2]}" if found else "30m"
+
+
+def reloads(case: Case) -> Iterator[Finding]:
+    """A resident model that is loaded again and again: each time requests wait, and memory moves."""
+    for instance in case.seen.instances:
+        log = case.log(instance.unit).lines
+        if shortages(log) or deaths(log) or late_loads(log):
+            continue  # that is why
+        for blob, found in starts(log).items():
+            model = _model(case, instance, blob)
+            if len(found) < OFTEN or not any(p.model == model and p.resident for p in instance.promised):
+                continue
+            contexts = sorted({context_of(line) or 0 for line in found})
+            evicted = evictions(log)
+            yield case.finding(
+                "reloads",
+                instance.name,
+                f"{model} was loaded {len(found)} times in this run, last at {clock(found[-1].time)}",
+                [*quoted(evicted[-1:]), *quoted(found)[-2:]],
+                *_reloads_fix(case, instance, model, contexts, evicted),
+            )
+
+
+def _reloads_fix(
+    case: Case, instance: InstanceSeen, model: str, contexts: list[int], evicted: tuple[Line, ...]
+) -> tuple[str, Where | None, str]:
+    if len(contexts) > 1:
+        asked = ", ".join(map(str, contexts))
+        fix = f"clients ask for other contexts ({asked}): let the balancer keep them to the plan's"
+        return fix, *kept_to_the_plan(case, instance, model)
+    if evicted:
+        fix = f"another model takes its place: give {model} a card of its own, or let both take turns"
+        return fix, *case.set_model(instance.name, model, "on_demand", "residency")
+    fix = "its keep_alive runs out between requests: keep it"
+    return fix, *case.set_model(instance.name, model, -1, "keep_alive")
 
 
 def variables(case: Case) -> Iterator[Finding]:
@@ -123,7 +203,7 @@ def variables(case: Case) -> Iterator[Finding]:
     given = {
         name for env in (host.ollama.env, host.env, *(i.env for i in case.plan.instances)) for name in env
     }
-    for name in sorted(given & GONE.keys()):
+    for name in sorted(given & GONE.keys()) if case.plan.instances else ():
         if at_least(host.ollama.version, GONE[name]):
             yield case.finding(
                 "variable-ignored",
@@ -131,7 +211,16 @@ def variables(case: Case) -> Iterator[Finding]:
                 f"{name} does nothing since Ollama {GONE[name]}",
                 [f"env of {host.name} in the inventory; its Ollama is {host.ollama.version}"],
                 f"take {name} out of `env`",
+                _variable_place(case, name),
             )
 
 
-FINDERS = (memory, runners, refused, errors, settings, variables)
+def _variable_place(case: Case, name: str) -> Where | None:
+    host = case.plan.host
+    pinned = next((pin.where for pin in host.pins if name in pin.env), None)
+    if pinned:
+        return case.places.under(pinned, "env", name)
+    return case.setting("env", name) if name in host.env else case.setting("ollama", "env", name)
+
+
+FINDERS = (memory, runners, late, reloads, refused, errors, settings, variables)

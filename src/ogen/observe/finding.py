@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from ..errors import Where
 from ..inventory.model import Gpu
 from ..plan.model import HostPlan, Instance, Placement, Plan
+from .concession import Ladder
 from .evidence import CardSeen, HostSeen, InstanceSeen, Line, UnitLog, UnitSeen
 from .looking import DAY
+from .places import Change, Places
 
 SHOWN = 3  # lines of evidence
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`kind` is a word for programs; `fix` is a command, or what to change at `where`."""
+    """`kind` is a word for programs (kinds.py); `fix` is a command, or what to change at `where`."""
 
     kind: str
     host: str
@@ -26,6 +28,7 @@ class Finding:
     evidence: tuple[str, ...]
     fix: str
     where: Where | None = None
+    sets: str = ""  # what to write at `where`, where that can be told
 
     @property
     def subject(self) -> str:
@@ -41,6 +44,8 @@ class Case:
     seen: HostSeen
     others: Mapping[str, HostSeen] = field(default_factory=dict)
     since: float = DAY  # seconds that logs were looked back
+    places: Places = field(kw_only=True)
+    ladder: Ladder = field(kw_only=True)
 
     @property
     def where(self) -> Where | None:
@@ -77,10 +82,31 @@ class Case:
     def cards_of(self, instance: InstanceSeen) -> tuple[CardSeen, ...]:
         return tuple(c for c in self.seen.cards if c.uuid in instance.gpus or str(c.index) in instance.gpus)
 
+    def setting(self, *path: str) -> Where | None:
+        """The line of a setting of this host: its own, its groups' or the default."""
+        return self.places.of_host(self.plan.host, *path)
+
+    def set(self, value: object, *path: str) -> Change:
+        return self.places.set_host(self.plan.host, value, *path)
+
+    def set_model(self, name: str, model: str, value: object, *path: str) -> Change:
+        return self.places.set(self.model_place(name, model), value, *path)
+
+    def model_setting(self, name: str, model: str, *path: str) -> Where | None:
+        return self.places.under(self.model_place(name, model), *path)
+
     def finding(
-        self, kind: str, about: str, what: str, evidence: Iterable[str], fix: str, where: Where | None = None
+        self,
+        kind: str,
+        about: str,
+        what: str,
+        evidence: Iterable[str],
+        fix: str,
+        where: Where | None = None,
+        sets: str = "",
     ) -> Finding:
-        return Finding(kind, self.seen.host, about, what, tuple(evidence)[:SHOWN], fix, where or self.where)
+        shown = tuple(evidence)[:SHOWN]
+        return Finding(kind, self.seen.host, about, what, shown, fix, where or self.where, sets)
 
 
 def quoted(lines: Iterable[Line]) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from ..inventory.model import Host
 from ..plan.model import Plan
 from ..push import Contact, Options, Target, contact
 from ..push.rollout import each
-from .evidence import HostSeen, host_seen
+from .evidence import HostSeen
+from .hearing import host_seen
 
 LOOPBACK = "127.0.0.1"
 DAY = 86400.0
