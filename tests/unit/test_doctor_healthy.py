@@ -1,0 +1,59 @@
+"""Twenty healthy fleets of all sorts have no finding, and are of all sorts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from doctor_fleets import fleet, looks
+
+from ogen.observe.doctor import diagnose
+from ogen.plan.model import Placement, Plan
+
+FLEETS = range(20)
+#: what the twenty must have between them, so that "none found" tells something
+SORTS = {
+    "by_model": lambda p: any(e.balancer.routing == "by_model" and not e.balancer.gate for e in p.entries),
+    "gate": lambda p: any(e.balancer.gate for e in p.entries),
+    "per_port in conf.d": lambda p: any(e.balancer.into == "conf.d" for e in p.entries),
+    "single": lambda p: any(e.balancer.routing == "single" for e in p.entries),
+    "sticky": lambda p: any(e.balancer.strategy == "ip_hash" for e in p.entries),
+    "keys": lambda p: any(e.balancer.keys for e in p.entries),
+    "limits": lambda p: any(e.balancer.limits.each.rate for e in p.entries),
+    "networks": lambda p: any(e.balancer.allow for e in p.entries),
+    "AMD": lambda p: any(g.vendor == "amd" for h in p.hosts for g in h.host.gpus),
+    "UUIDs": lambda p: any(g.uuid for h in p.hosts for g in h.host.gpus),
+    "room for others": lambda p: any(g.reserve for h in p.hosts for g in h.host.gpus),
+    "a card out": lambda p: any(g.state == "out" for h in p.hosts for g in h.host.gpus),
+    "without a card": lambda p: any(not i.gpus for h in p.hosts for i in h.instances),
+    "over several cards": lambda p: any(len(i.gpus) > 1 for h in p.hosts for i in h.instances),
+    "two on a card": lambda p: any(len(i.placements) > 1 for h in p.hosts for i in h.instances),
+    "in turns": lambda p: any(m.residency == "on_demand" for m in p.inventory.models),
+    "partly on the card": lambda p: any(q.verdict == "partial" for q in placements(p)),
+    "conceded": lambda p: any(q.concessions for q in placements(p)),
+    "quantised cache": lambda p: any(i.server.kv_cache == "q8_0" for h in p.hosts for i in h.instances),
+    "era A": lambda p: p.hosts[0].host.ollama.version.startswith(("0.9", "0.12")),
+    "era B": lambda p: p.hosts[0].host.ollama.version.startswith(("0.13", "0.20")),
+    "era C": lambda p: p.hosts[0].host.ollama.version.startswith("0.3"),
+    "five hosts": lambda p: len(p.hosts) >= 5,
+    "one host": lambda p: len(p.hosts) == 1,
+}
+
+
+def placements(planned: Plan) -> list[Placement]:
+    return [p for host in planned.hosts for instance in host.instances for p in instance.placements]
+
+
+@pytest.fixture(scope="module")
+def fleets(tmp_path_factory: pytest.TempPathFactory) -> list[Plan]:
+    folder = tmp_path_factory.mktemp("fleets")
+    return [fleet(seed, folder) for seed in FLEETS]
+
+
+@pytest.mark.parametrize("seed", FLEETS)
+def test_a_healthy_fleet_has_no_finding(fleets: list[Plan], seed: int, tmp_path: Path) -> None:
+    assert diagnose(fleets[seed], looks(fleets[seed], seed, tmp_path)) == ()
+
+
+def test_they_are_of_all_sorts(fleets: list[Plan]) -> None:
+    assert [sort for sort, has in SORTS.items() if not any(map(has, fleets))] == []
