@@ -349,7 +349,7 @@ TABLE: list[tuple[str, str, Change, str, str]] = [
     ("reloads", "gpu0", says(*[LOAD[1].replace("8192", str(n)) for n in (8192, 4096) * 2]), "5 times", "contexts (4096, 8192)"),
     ("reloads", "gpu0", says(LOAD[1], EVICTING, LOAD[1], EVICTING, LOAD[1]), "evicting", "card of its own"),
     ("reloads", "gpu0", says(*[LOAD[1]] * 4), "5 times", "keep_alive"),
-    ("client-timeout", "balancer api", put("edges", "api", "gone", value=[[NOW - n, 60.0 + n / 50] for n in range(6)], host="edge"), "6 clients left after 60 s", "60 s"),
+    ("client-timeout", "balancer api", put("edges", "api", "gone", value=[*[[NOW - n, 60.0 + n / 50] for n in range(6)], *[[NOW, 9.0 * n] for n in range(9)]], host="edge"), "6 clients left after 60 s", "60 s"),
     ("queue-full", "balancer api", put("edges", "api", "own", "503", value=7, host="edge"), "7 requests", "replicas"),
     ("card-idle", "balancer api", put("edges", "api", "shares", 0, "served", value={"192.0.2.1:11434": 398, "192.0.2.1:11435": 2}, host="edge"), "solo/gpu1 served 2 of the last 400", "ogen restart"),
     ("upstream-timeout", "balancer api", put("edges", "api", "failed", value=[[NOW - 9, "192.0.2.1:11434", "504"]], host="edge"), "no answer in time", "read_timeout"),

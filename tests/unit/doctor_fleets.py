@@ -298,7 +298,8 @@ def devices(one: HostPlan, instance: Instance) -> Iterator[str]:
 
 def loading(one: HostPlan, placed: Placement, build: str) -> Iterator[str]:
     need, age, file = placed.account, era(one.host.ollama.version), "/m/blobs/" + blob(build)
-    layers = f"offloaded {need.layers}/{need.layers_total} layers to GPU"
+    less = 0 if placed.verdict == "full" else min(2, need.layers)  # fit measures what the plan computes
+    layers = f"offloaded {need.layers - less}/{need.layers_total} layers to GPU"
     if age is Era.C:
         yield f'time=x level=INFO msg="loading model via llama-server" model={file}'
         yield f'time=x level=INFO msg="starting llama-server" cmd="/x/llama-server --model {file} -c {placed.settings.context * placed.slots} -np {placed.slots}"'

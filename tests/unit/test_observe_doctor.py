@@ -18,6 +18,7 @@ from doctor_cases import (
     ROW,
     TABLE,
     Change,
+    Said,
     both,
     found,
     healthy,
@@ -176,5 +177,31 @@ def test_words_of_a_wrong_shape_break_nothing(planned: Plan, value: Any) -> None
 
 def test_small_clocks_and_early_leavers(planned: Plan) -> None:
     assert found(planned, off(5.0)) == ()
-    gone = [[NOW - n, 12.0 + 7 * n] for n in range(9)]
-    assert found(planned, put("edges", "api", "gone", value=gone, host="edge")) == (), "people, not a timeout"
+    for gone in ([[NOW - n, 12.0 + 7 * n] for n in range(9)], [[NOW - n, 10.0 + n / 4] for n in range(200)]):
+        leave = put("edges", "api", "gone", value=gone, host="edge")
+        assert found(planned, leave) == (), "people, not a timeout"
+
+
+def test_a_model_that_was_planned_in_part(tmp_path: Path) -> None:
+    """One layer more or less is what fit measures; ten less are what was not planned."""
+    tight = INVENTORY.replace("llama3.1:8b-instruct-q4_K_M", "qwen2.5-coder:32b-instruct-q8_0")
+    more = "    on: solo\n    gpu_layers_at_least: 10\n    gpus_per_replica: 1"
+    planned = planned_from(tmp_path, tight.replace("    on: solo", more))
+    layers = planned.hosts[0].instances[0].placements[0].account.layers
+    assert 12 < layers < 64
+
+    def of(count: int) -> Change:
+        def change(solo: Said, edge: Said) -> None:
+            for n in (0, 1):
+                solo["proofs"][n]["models"][0]["verdict"] = "partial"
+                solo["instances"][f"gpu{n}"]["models"][0]["size_vram"] = 3 << 30
+                told = f"load_tensors: offloaded {layers if n else count}/65 layers to GPU"
+                says(LOAD[1], told, instance=n)(solo, edge)
+
+        return change
+
+    for count in (layers, layers - 2, layers + 3):
+        assert found(planned, of(count)) == ()
+    (one,) = found(planned, of(layers - 10))
+    assert one.kind == "spilled"
+    assert f"{layers - 10} of 65 layers, planned {layers}" in one.what

@@ -164,7 +164,7 @@ def left(case: Case) -> Iterator[Finding]:
     for balancer, gone in (case.seen.deep.gone if case.seen.deep else {}).items():
         spans = sorted(seconds for _, seconds in gone if seconds >= SHORT)
         same = max(([s for s in spans if at <= s <= at + 1.0] for at in spans), key=len, default=[])
-        if len(same) >= MANY:
+        if len(same) >= max(MANY, len(spans) / 3):  # people leave at any time
             yield case.finding(
                 "client-timeout",
                 f"balancer {balancer}",

@@ -16,6 +16,7 @@ from .looking import members
 from .places import Change
 
 ENOUGH = 25  # good answers for each instance of a pool, before a share tells anything
+FEW = 10  # answers: a fair share below that may be none by chance
 LITTLE = 0.05  # of a fair share
 BUSY = 0.8  # of the slots' time
 STICKY = ("ip_hash", "hash")
@@ -32,8 +33,10 @@ def idle(case: Case) -> Iterator[Finding]:
                 served = share.served.get(place(reached(member, case.seen.host), member.port), 0)
                 total = sum(share.served.values())
                 fair = total * _weight(entry, member) / sum(_weight(entry, m) for m in pool.members)
-                if served > LITTLE * fair or (_sticky(entry) and not _loaded(share, _slots(pool) // 2 or 1)):
+                if fair < FEW or served > LITTLE * fair:
                     continue
+                if _sticky(entry) and not _loaded(share, _slots(pool) // 2 or 1):
+                    continue  # that is how it is meant, as long as nobody waits
                 yield _idle(case, entry, pool, member, share, (served, total, fair))
 
 
