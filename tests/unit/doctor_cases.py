@@ -344,7 +344,7 @@ TABLE: list[tuple[str, str, Change, str, str]] = [
     ("port-taken", "gpu0", both(put("units", GPU0, value=unit(active="failed")), put("listeners", value=[HELD])), "held by ollama (pid 7)", "instances:"),
     ("memory-moves", "card 0", put("peaks", "GPU-0", value=[NOW - 600, 20000 << 20]), "20000 MiB used", "reserve:"),
     ("spilled", "gpu0", says(LOAD[1], LOAD[2], "load_tensors:   CPU_Mapped model buffer size =  9000.00 MiB"), "8.8 GiB of its weights", "next concession"),
-    ("out-of-memory", "gpu0", says(LOAD[1], FREE, "cudaMalloc failed: out of memory"), "cudaMalloc", "fits in the 6.5 GiB that were free"),
+    ("out-of-memory", "gpu0", says(LOAD[1], FREE, "cudaMalloc failed: out of memory"), "6.5 GiB were free on the cards nvidia-smi now: card 0: 6600 of 24576 MiB", "fits in the 6.5 GiB that were free"),
     ("load-timeout", "gpu0", says('level=ERROR msg="error loading llama server" error="timed out waiting for llama-server to start"'), "given up", "load_timeout"),
     ("reloads", "gpu0", says(*[LOAD[1].replace("8192", str(n)) for n in (8192, 4096) * 2]), "5 times", "contexts (4096, 8192)"),
     ("reloads", "gpu0", says(LOAD[1], EVICTING, LOAD[1], EVICTING, LOAD[1]), "evicting", "card of its own"),

@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,13 @@ def balancers(dice: random.Random, on: str) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------ what hosts say
-def looks(planned: Plan, seed: int, folder: Path) -> dict[str, HostSeen]:
-    """All hosts of a fleet that runs as planned, with some use of it behind them."""
+Hurt = Callable[[Said, Instance], None]
+
+
+def looks(planned: Plan, seed: int, folder: Path, hurt: Hurt | None = None) -> dict[str, HostSeen]:
+    """All hosts of a fleet that runs as planned, with some use of it behind them; `hurt` changes the last one
+    that has instances: what it says, of which of them.
+    """
     dice, seen = random.Random(seed), {}
     ages = {
         i.unit + i.host: dice.choice([300.0, 4000.0, 90000.0]) for h in planned.hosts for i in h.instances
@@ -131,6 +136,8 @@ def looks(planned: Plan, seed: int, folder: Path) -> dict[str, HostSeen]:
         said = look(one, manifest, dice, ages)
         said["reached"] = [[*spot, ""] for spot in members(planned, name)]
         said["edges"] = {e.balancer.name: access(e, name, dice, folder) for e in one.entries}
+        if hurt and one is [h for h in planned.hosts if h.instances][-1]:
+            hurt(said, one.instances[-1])
         compared = Comparison(name, "r1", "r1", unchanged=True, files=())
         offset = dice.uniform(-5, 5)
         seen[name] = host_seen(name, json.loads(json.dumps(said)), compared, offset, 0.2)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from doctor_fleets import fleet, looks
+from doctor_fleets import Said, fleet, looks
 
 from ogen.observe.doctor import diagnose
-from ogen.plan.model import Placement, Plan
+from ogen.plan.model import Instance, Placement, Plan
 
 FLEETS = range(20)
 #: what the twenty must have between them, so that "none found" tells something
@@ -57,3 +57,46 @@ def test_a_healthy_fleet_has_no_finding(fleets: list[Plan], seed: int, tmp_path:
 
 def test_they_are_of_all_sorts(fleets: list[Plan]) -> None:
     assert [sort for sort, has in SORTS.items() if not any(map(has, fleets))] == []
+
+
+def silent(said: Said, instance: Instance) -> None:
+    said["instances"][instance.name] = {"error": "timed out"}
+
+
+def down(said: Said, instance: Instance) -> None:
+    said["units"][instance.unit].update(active="failed", sub="failed")
+    said["listeners"] = [line for line in said["listeners"] if f":{instance.port} " not in line]
+
+
+def short(said: Said, instance: Instance) -> None:
+    line = "ggml_cuda: cudaMalloc failed: out of memory"
+    said["logs"][instance.unit]["lines"].append([said["time"] - 5, line])
+
+
+def elsewhere(said: Said, instance: Instance) -> None:
+    said["store"]["unmounted"] = "/var/lib/ollama"
+
+
+def older(said: Said, instance: Instance) -> None:
+    said["instances"][instance.name]["version"] = "0.1.2"
+
+
+HURTS = {
+    "no-answer": silent,
+    "instance-down": down,
+    "out-of-memory": short,
+    "wrong-store": elsewhere,
+    "version": older,
+}
+
+
+@pytest.mark.parametrize("seed", FLEETS)
+def test_one_thing_that_is_wrong_is_found_there(fleets: list[Plan], seed: int, tmp_path: Path) -> None:
+    """The control: in the same fleets the same look has one finding, with its line, if one thing is wrong."""
+    kind = list(HURTS)[seed % len(HURTS)]
+    (one,) = diagnose(fleets[seed], looks(fleets[seed], seed, tmp_path, HURTS[kind]))
+    assert one.kind == kind
+    assert one.host == [h for h in fleets[seed].hosts if h.instances][-1].host.name
+    assert one.where
+    if kind == "out-of-memory" and fleets[seed].host(one.host).instances[-1].gpus:
+        assert one.sets

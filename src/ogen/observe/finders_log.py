@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ..errors import Where
 from .evidence import InstanceSeen, Line
 from .finders_instance import advice, kept_to_the_plan
-from .finding import Case, Finding, clock, quoted
+from .finding import Case, Finding, clock, gib, quoted
 from .log_lines import (
     answers,
     context_of,
@@ -46,10 +46,20 @@ def memory(case: Case) -> Iterator[Finding]:
             "out-of-memory",
             instance.name,
             f"{model or 'a model'} ran out of memory on the card, {times} at {clock(found[-1].line.time)}",
-            quoted(one.line for one in found),
+            [*quoted(one.line for one in found[-1:]), *_figures(case, instance, found[-1].free)],
             why,
             *change,
         )
+
+
+def _figures(case: Case, instance: InstanceSeen, free: int) -> Iterator[str]:
+    """What the cards had for the load, as its log told, and what they have now."""
+    if free:
+        yield f"the log before it: {gib(free)} were free on the cards"
+    cards = case.cards_of(instance)
+    if cards:
+        used = ", ".join(f"{card.index}: {card.used >> 20} of {card.total >> 20} MiB used" for card in cards)
+        yield f"nvidia-smi now: card {used}"
 
 
 def _model(case: Case, instance: InstanceSeen, blob: str) -> str:
