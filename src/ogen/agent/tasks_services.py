@@ -51,6 +51,9 @@ def _masked(unit: str, args: Args, host: Host, found: Dict[str, str], changes: L
     now = found.get("UnitFileState") in ("masked", "masked-runtime") or found.get("LoadState") == "masked"
     if now == args["masked"]:
         return
+    own = host.real("%s/%s" % (_FOLDERS[0], unit))
+    if args["masked"] and os.path.isfile(own) and not os.path.islink(own):
+        raise Failed("%s/%s is a file, and where a mask would be" % (_FOLDERS[0], unit))
     changes.append(("masked", str(now).lower(), str(args["masked"]).lower()))
     if host.check:
         found.update(_NOT_FOUND if found.get("LoadState") == "not-found" else {})
