@@ -17,6 +17,7 @@ from ..playbook.modules import DRAIN, FROM_HELLO, MODELS, RELEASE
 from . import archives
 from .contact import Contact, contact
 from .drains import Drains
+from .edges import Member
 from .pools import Pools
 from .provision import variables
 from .results import HostResult, OnEvent, Options, ignore
@@ -60,12 +61,13 @@ class Around:
     notified: dict[str, set[str]] = field(default_factory=dict)
     failures: dict[str, HostError] = field(default_factory=dict)  # of tasks after the commit
     promised: dict[str, Mapping[str, object]] = field(default_factory=dict)  # to a check: of the release
+    away: dict[Member, bool] = field(default_factory=dict)  # instances, as a check would have drained them
     begun: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
 
     @property
     def drains(self) -> Drains:
-        return Drains(self.inventory, self.pools, self.options, self.on_event)
+        return Drains(self.inventory, self.pools, self.options, self.on_event, self.away)
 
     def tasks(self, name: str) -> bool:
         """Whether the host has tasks beside its release."""

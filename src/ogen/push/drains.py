@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import HostError, PlaybookError
 from ..inventory.model import Inventory
@@ -24,6 +24,7 @@ class Drains:
     pools: Pools
     options: Options
     on_event: OnEvent = ignore
+    promised: dict[Member, bool] = field(default_factory=dict)  # what a check has found to be away by then
 
     def check(self, host: str, step: Step) -> None:
         """Raises PlaybookError where an instance is none of the host's."""
@@ -44,7 +45,8 @@ class Drains:
         }
         try:
             before = self._leased(ports) if ports else frozenset()
-            todo = [member for member in ports if (member in before) != away]
+            todo = [m for m in ports if self.promised.get(m, m in before) != away]
+            self.promised.update(dict.fromkeys(todo if check else (), away))
             bad = [] if check or not todo else self._change({m: ports[m] for m in todo}, step)
         except HostError as error:
             return self._result(step, (), [str(error)])
