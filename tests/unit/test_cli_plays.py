@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 from hosts import ADDRESS, Farm
 
-from ogen import push
-from ogen.cli import console
+from ogen import push, shipped
+from ogen.cli import console, plays
 from ogen.cli.app import ogen
+from ogen.playbook import course, load
 from ogen.push import Contact
+from ogen.push.around import ruled
 
 NAMES = ("gpu1", "gpu2", "edge")
 INVENTORY = """\
@@ -328,5 +333,22 @@ def test_tasks_around_a_retirement(project: Project) -> None:
     assert not (project.farm.root("gpu2") / "etc/ogen").exists()
 
 
-def test_the_library_takes_no_play(project: Project) -> None:
-    assert push.Rollout((), push.Options()).around is None
+@pytest.mark.parametrize(("name", "state"), [("apply.yaml", "present"), ("rollback.yaml", "previous")])
+def test_the_shipped_plays_need_not_be_loaded(name: str, state: Any, tmp_path: Path) -> None:
+    """They say what happens without them; the digest tells that they are these, and is to follow a change."""
+    file = shipped.folder("playbooks") / name
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == plays.PLAIN[name]
+    found = course(load(file), state)
+    assert found.plain
+    options = push.Options(batches=(1, "25%", "100%"), max_fail=2)
+    assert ruled(options, found, {}) == options
+
+
+def test_an_apply_without_a_play_of_its_own_loads_none() -> None:
+    program = (
+        "import sys, ogen.cli.apply, ogen.cli.plays as p, types;"
+        "fleet = types.SimpleNamespace(inventory=types.SimpleNamespace(folder='/nowhere'));"
+        "assert p.of(fleet, 'present', None) is None;"
+        "sys.exit('ogen.playbook' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -94,7 +94,7 @@ def command(
     course = plays.of(ready, "present", tags)
     rules = _rules(batch, max_fail)
     ready = replace(ready, options=replace(ready.options, **rules, skip_offline=skip_offline))
-    ready = plays.ruled(ready, course[0], rules)
+    ready = plays.ruled(ready, course, rules)
     names = _resumed(ready, limit) if failed else None
     if names is not None and not names:
         return _nothing(shape)
