@@ -44,7 +44,7 @@ except OSError:
 units = shown(*[unit["name"] for unit in manifest["units"]]) if manifest["units"] else {}
 for one in manifest["balancers"]:
     units[one["unit"]]["workers"] = workers(units[one["unit"]]["MainPID"])
-links = [path for path in glob.glob(UNITS + "/*.*/*") if os.path.islink(path)]
+links = [path for path in glob.glob(UNITS + "/*.*/ogen-*") if os.path.islink(path)]
 installed = out("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n").split("\n")
 print(
     json.dumps(
