@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from click.testing import CliRunner, Result
 from hosts import ADDRESS, Farm
 
 from ogen import push, shipped
-from ogen.cli import console, plays
+from ogen.cli import apply as apply_module
+from ogen.cli import console, fleet, plays
 from ogen.cli.app import ogen
 from ogen.playbook import course, load
 from ogen.push import Contact
@@ -188,6 +190,21 @@ def test_a_dry_run_shows_the_tasks_and_does_nothing(project: Project) -> None:
     (project.farm.root("gpu2") / "srv/after").unlink()
     shown = project.ogen("apply", "--dry-run", code=2).stdout
     assert shown.endswith("gpu2: tasks of the play\n  Note that it came\n    +gpu2 False\n")
+
+
+def test_on_a_terminal_the_tasks_are_shown_before_the_question(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.run("apply")
+    project.play(AROUND)
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr(apply_module, "sys", SimpleNamespace(stdin=terminal, stderr=terminal))
+    monkeypatch.setattr(fleet, "agreed", lambda question, yes: False)
+    told = project.ogen("apply", code=2).stderr
+    assert "gpu1: Note what comes\ngpu1: Note that it came\ngpu2: " in told
+    assert "Tell" not in told, "the release does not change"
+    assert "nothing was changed" in told
+    assert project.text("gpu1", "srv/before") is None
 
 
 def test_what_fails_before_the_release_flips_nothing(project: Project) -> None:

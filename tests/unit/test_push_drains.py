@@ -14,8 +14,8 @@ from ogen.playbook import course, load
 from ogen.push import drains as module
 from ogen.push.around import Around
 from ogen.push.edges import BY_HAND, Lease, lease_id
-from ogen.push.leases import Pools
 from ogen.push.operate import Drained
+from ogen.push.pools import Pools
 from ogen.push.results import HostResult, Options
 
 ONE, TWO = ("gpu", "gpu0"), ("gpu", "gpu1")

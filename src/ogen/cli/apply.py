@@ -101,14 +101,18 @@ def command(
     planned, targets = fleet.wish(ready, limit, names)
     project.tell(planned.remarks)
     ids = {target.host.name: target.release for target in targets}
-    around = plays.around(ready, course, push.pools_of(planned), lambda name: {"ogen_release": ids[name].id})
+
+    def around() -> Around | None:
+        pools = push.pools_of(planned)
+        return plays.around(ready, course, pools, lambda name: {"ogen_release": ids[name].id})
+
     if dry_run:
         if prune_models:
             prune.preview(ready, [t.host for t in targets if t.host.root is None])
-        return preview(ready, targets, shape, around)
-    if shape == "text" and not yes and not _asked(ready, targets):
+        return preview(ready, targets, shape, around())
+    if shape == "text" and not yes and not _asked(ready, targets, around()):
         return Exit.CHANGES
-    return roll_out(ready, planned, targets, shape, Stream(events), around, prune_models=prune_models)
+    return roll_out(ready, planned, targets, shape, Stream(events), around(), prune_models=prune_models)
 
 
 def _rules(batch: tuple[int | str, ...] | None, max_fail: int | str | None) -> dict[str, Any]:
@@ -139,21 +143,23 @@ def _nothing(shape: str) -> Exit:
 
 
 # ---------------------------------------------------------------------------------- before the rollout
-def _asked(ready: Fleet, targets: tuple[Target, ...]) -> bool:
+def _asked(ready: Fleet, targets: tuple[Target, ...], around: Around | None) -> bool:
     """On a terminal the person sees what changes, and says yes or no."""
     from ..release import text
-    from . import fleet, live
+    from . import fleet, live, steps
     from .preview import looked
 
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    found, errors = looked(ready, targets, None)
+    found, errors = looked(ready, targets, around)
     there = [t for t in targets if t.host.name in found]
     shown = live.differences(there, found, ready, context=3)
-    if not shown.changed:
+    tasks = steps.changing({name: around.steps.get(name, []) for name in found} if around else {})
+    if not shown.changed and not tasks:
         return True
     live.tell_absent(found)
-    console.tell(text.stat(shown).rstrip("\n"))
+    changes = [text.stat(shown).rstrip("\n")] if shown.changed else []
+    console.tell("\n".join([*changes, *tasks]))
     for error in errors:
         console.say(f"{error.host}: {error.message}")
     if fleet.agreed("apply this?", yes=False):

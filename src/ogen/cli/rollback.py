@@ -86,7 +86,7 @@ def _preview(
     errors = push.foresee(hosts, ready.options, around) if around else ()
     if errors:
         raise Problems(errors)
-    tasks = around.steps if around else {}
+    tasks = {host.name: around.steps.get(host.name, []) for host in hosts} if around else {}
     if shape == "json":
         rows = [{"host": host.name, "to": goals[host.name]} for host in hosts]
         some = [{"host": name, **one.document()} for name, each in tasks.items() for one in each]

@@ -20,6 +20,11 @@ def show(tasks: Mapping[str, Sequence[StepResult]], *, check: bool) -> None:
             lines(some, check=check)
 
 
+def changing(tasks: Mapping[str, Sequence[StepResult]]) -> list[str]:
+    """A line for each task that would change something."""
+    return [f"{host}: {step.name}" for host, some in tasks.items() for step in some if step.changed]
+
+
 def lines(some: Iterable[StepResult], *, check: bool) -> None:
     for step in some:
         if not step.changed:
