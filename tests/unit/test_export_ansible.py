@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import io
@@ -153,6 +154,12 @@ def test_files_of_others_stay(project: Path) -> None:
     assert result.exit_code == 1
     assert "was not written by ogen" in result.stderr
     assert names(project / "out") == ["playbooks/apply.yaml"]
+
+
+def test_what_runs_on_hosts_is_plain_enough_for_their_python(project: Path) -> None:
+    plugins = exported(project) / FLEET / "plugins"
+    for path in [*(plugins / "modules").glob("*.py"), *(plugins / "module_utils").rglob("*.py")]:
+        ast.parse(path.read_text(), feature_version=(3, 8))
 
 
 # --------------------------------------------------------------------------------------- secrets

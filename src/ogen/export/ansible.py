@@ -113,7 +113,10 @@ def _inventory(plan: Plan) -> tuple[str, dict[str, Path]]:
     """Ansible's inventory as YAML, and archives that go along."""
     copies: dict[str, Path] = {}
     pools = pools_of(plan)
-    hosts = {host.name: _variables(plan, pools, host, copies) for host in reachable(plan.inventory)}
+    ordered = sorted(
+        reachable(plan.inventory), key=lambda host: not (host.gpus or host.pins)
+    )  # as apply goes
+    hosts = {host.name: _variables(plan, pools, host, copies) for host in ordered}
     groups = {name: {"hosts": _members(plan, name)} for name in plan.inventory.groups}
     whole: dict[str, Any] = {"all": {"hosts": hosts, "children": groups} if groups else {"hosts": hosts}}
     yaml = YAML()
