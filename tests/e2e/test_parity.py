@@ -196,18 +196,20 @@ def test_a_change_that_the_host_makes_itself(pair: Pair) -> None:
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the box's Python can't use the packages of this one")
     pair.write(context=2048)
+    for project in (pair.ours, pair.theirs):  # keys that a host has already would not be asked for
+        (project.folder / "secrets/keys.yaml").write_text(f"bob: {KEY[::-1]}\n")
     (pair.exported.folder / KEYS).unlink()
     pair.exported.export()
-    text = pair.lab.sh("ours", f"cat /etc/ogen/{KEYS.partition('etc/ogen/')[2]}")
-    told = {"ogen_secrets": {"/etc/ogen/current/balancers/api/keys.conf": text}}
-    (pair.exported.folder / "secrets.json").write_text(json.dumps(told))
-    packed = subprocess.run(
-        ["tar", "-C", pair.exported.folder, "-c", "."], capture_output=True, check=True
-    ).stdout
     pull = "rm -rf /root/fleet; mkdir /root/fleet; cd /root/fleet; tar x; PYTHONPATH=/mnt LC_ALL=C.UTF-8 "
     pull += "python3 -c 'from ansible.cli.playbook import main; main()' -c local -l box playbooks/apply.yaml"
     key = ["-i", str(pair.lab.key), "-o", f"UserKnownHostsFile={pair.lab.known_hosts}"]
     assert applied(pair) == ["applied"]
+    path = "/etc/ogen/current/balancers/api/keys.conf"
+    told = json.dumps({"ogen_secrets": {path: pair.lab.sh("ours", f"cat {path}")}})
+    (pair.exported.folder / "secrets.json").write_text(told)
+    packed = subprocess.run(
+        ["tar", "-C", pair.exported.folder, "-c", "."], capture_output=True, check=True
+    ).stdout
     for changed, more in ((0, ""), (1, " -e @secrets.json"), (0, " -e @secrets.json")):
         there = f"root@{pair.lab.address('theirs')}"
         done = subprocess.run(

@@ -318,6 +318,17 @@ def test_back_and_away(project: Path, tmp_path: Path, module: Callable[..., Any]
     assert not module("look", "gpu1", "absent", **told)["changed"]
 
 
+def test_files_come_to_the_agent_in_parts(tmp_path: Path, module: Callable[..., Any]) -> None:
+    utils = "ansible_collections.ogen.fleet.plugins.module_utils"
+    peer, parts = (importlib.import_module(f"{utils}.{one}") for one in ("peer", "agent.parts"))
+    data = os.urandom(peer.PART + 17)
+    (tmp_path / "blob").write_bytes(data)
+    one = peer.Peer({"files": {"sha256:00": str(tmp_path / "blob")}}, str(tmp_path / "host"))
+    size, content = parts.fetch(one.session, "sha256:00")
+    came = list(content)
+    assert (size, [len(part) for part in came], b"".join(came)) == (len(data), [peer.PART, 17], data)
+
+
 def test_a_file_that_was_edited_in_the_export_is_refused(project: Path, module: Callable[..., Any]) -> None:
     sending = sys.modules["ansible_collections.ogen.fleet.plugins.plugin_utils.sending"]
     place = "/etc/ogen/current/balancers/api/members.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -79,7 +79,8 @@ class Module(AnsibleModule):
         hint, log = reply.get("hint"), list(reply.get("log") or ())
         message = "%s; %s" % (reply["message"], hint) if hint else reply["message"]
         rolled = reply.get("status") == "rolled_back"
-        self.fail_json(msg=message, hint=hint or "", log=log, rolled_back=rolled)
+        more = {"busy": reply["busy"]} if "busy" in reply else {}
+        self.fail_json(msg=message, hint=hint or "", log=log, rolled_back=rolled, **more)
 
 
 class Peer:
@@ -123,7 +124,9 @@ class Peer:
         if kind == "prepared":
             self.answer = iter([({"op": "commit", "tx": message["tx"], "epoch": message["epoch"]}, b"")])
         elif kind == "want":
-            self.answer = self._parts(str(message["digest"]))
+            self.answer = self._parts(str(message["digest"]), message.get("at", 0))
+        elif kind == "turn":  # how many hosts load at once is Ansible's matter: serial, throttle
+            self.answer = iter([({"op": "turn"}, b"")])
         elif kind == "ask":
             names = [name for name, _port in message["instances"]]
             self.answer = iter([({"op": "grant", "instances": names, "seconds": LAST}, b"")])
@@ -149,10 +152,13 @@ class Peer:
                     if opened is not None:
                         yield member.name, opened.read()
 
-    def _parts(self, digest: str) -> Iterator[Tuple[Message, bytes]]:
-        """Each part is read when it is received: a model is too much for the memory."""
-        size, done = os.path.getsize(self.files[digest]), 0
+    def _parts(self, digest: str, at: Optional[int]) -> Iterator[Tuple[Message, bytes]]:
+        """From `at` on (None: only the size). Each part is read when it is received: a model is too much for
+        the memory."""
+        size = os.path.getsize(self.files[digest])
+        done = size if at is None else at
         with open(self.files[digest], "rb") as file:
+            file.seek(done)
             while True:
                 data = file.read(PART)
                 done += len(data)
