@@ -80,3 +80,21 @@ def test_who_is_not_there_is_asked_once(
     with wire.ahead(access), pytest.raises(OfflineError, match="timed out"):
         wire.dial(access, "a")
     assert len(asked) == 1
+
+
+def test_a_limit_may_end_while_a_read_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """paramiko reads in a thread of its own: this happened on a busy machine, as a TypeError."""
+    here, there = socket.socketpair()
+    one = wire.Wire(here)
+    with one.limit(60):
+
+        def ended() -> float:
+            one._end = None
+            return 0.0
+
+        monkeypatch.setattr(wire.time, "monotonic", ended)
+        there.sendall(b"x")
+        assert one.recv(1) == b"x"
+        monkeypatch.undo()
+    here.close()
+    there.close()

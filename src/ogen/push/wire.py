@@ -41,7 +41,8 @@ class Wire:
         self.late = False
 
     def recv(self, count: int) -> bytes:
-        if self._end is not None and time.monotonic() > self._end:
+        end = self._end  # `limit` may end it meanwhile, in another thread
+        if end is not None and time.monotonic() > end:
             self.late = True
             # not ETIMEDOUT: that is what paramiko takes for a pause
             raise OSError(errno.ECONNABORTED, "no answer in time")
