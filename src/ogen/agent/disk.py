@@ -1,4 +1,4 @@
-"""Every change of a file or folder that the agent makes, and no other module makes any.
+"""Every change of a file or folder that the agent makes, but those of models, which are modelstore.py's.
 
 Paths are logical: absolute, as on the host; `root` relocates all of them. A path is walked folder by
 folder with O_NOFOLLOW, so that a symlink slipped into it leads nowhere, and must lie under ROOTS.

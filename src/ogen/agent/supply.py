@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
-from . import modelstore, parts
+from . import frames, modelstore, parts
 from .errors import AgentError
 from .machine import Machine
 from .modelstore import Blob, Shelf
@@ -52,9 +52,12 @@ class Supply:
         """Waits until this host may load: only so many of the fleet do at once."""
         self.session.wire.send({"reply": "turn", "bytes": need})
         while True:
-            frame = self.session.wire.receive(parts.SILENCE)
+            try:
+                frame = self.session.wire.receive(parts.SILENCE)
+            except (Silence, frames.FrameError) as error:
+                raise AgentError("waiting for a turn to load models: %s" % error, "apply again") from None
             if frame is None:
-                raise Silence("the controller is gone")
+                raise AgentError("the controller is gone")
             if frame[0].get("op") == "turn":
                 return
 
