@@ -146,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
         end = int(ranged[2]) + 1 if ranged and ranged[2] else blob.size
         self.send_response(206 if ranged else 200)
         self.send_header("Content-Length", str(end - at))
+        if found:  # Ollama wants it, or a redirect
+            self.send_header("Location", registry.url + self.path)
         if ranged:
             self.send_header("Content-Range", f"bytes {at}-{end - 1}/{blob.size}")
         self.end_headers()

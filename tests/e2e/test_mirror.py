@@ -158,6 +158,14 @@ def test_the_origin_sends_each_model_once_for_four_hosts(fleet: Fleet) -> None:
     assert fleet.sent() == blobs
 
 
+PULL = """
+export HOME=/root OLLAMA_MODELS=/root/pulled OLLAMA_HOST=127.0.0.1:9999
+ollama serve 2>/dev/null & trap 'kill %1' EXIT
+timeout 20 sh -c 'until curl -s http://127.0.0.1:9999 >/dev/null; do sleep 0.1; done'
+ollama pull {url}/library/{name} 2>&1
+"""
+
+
 def test_only_the_fleet_and_only_what_is_named_is_served(fleet: Fleet) -> None:
     private = "install -D -o ollama /dev/stdin {0}/manifests/registry.ollama.ai/library/private/latest"
     fleet.sh("gpu1", f"echo '{{}}' | {private.format(STORE)}")
@@ -190,6 +198,8 @@ def test_only_the_fleet_and_only_what_is_named_is_served(fleet: Fleet) -> None:
             assert ask(path).startswith("404 "), path
         for path in ("/", "/v2/", "/v2/library/llama3.1/blobs/", "/nginx.conf", "/v2/..%2f..%2fnginx.conf"):
             assert ask(path)[:3] in ("403", "404", "400"), path
+        said = fleet.sh("gpu2", PULL.format(url=url, name=CHAT))
+        assert "success" in said, "Ollama itself may pull from it"
         stranger = f"curl -s -o /dev/null --connect-timeout 2 -w '%{{http_code}}' '{url}{chat}'"
         assert local(stranger) == "000", "the control machine is no host of the inventory"
         score = fleet.sh("gpu1", "systemctl show -p User -p CapabilityBoundingSet ogen-mirror").split()

@@ -106,6 +106,14 @@ def served(tmp_path: Path, need: Callable[[str], str]) -> Iterator[Served]:
         process.wait(10)
 
 
+def test_a_blob_says_where_it_is_as_ollama_asks(served: Served) -> None:
+    link = HTTPConnection("127.0.0.1", served.port, timeout=5)
+    link.request("GET", "/v2/library/chat/blobs/sha256:0a", headers={"Host": "mirror:11432"})
+    answer = link.getresponse()
+    assert answer.headers["Location"] == "http://mirror:11432/v2/library/chat/blobs/sha256:0a"
+    link.close()
+
+
 def test_it_speaks_the_read_part_of_the_protocol(served: Served) -> None:
     blob, manifest = "/v2/library/chat/blobs/sha256:0a", "/v2/library/chat/manifests/8b"
     assert served.ask("GET", manifest) == (200, b"{}")
