@@ -160,7 +160,7 @@ def test_the_origin_sends_each_model_once_for_four_hosts(fleet: Fleet) -> None:
 
 PULL = """
 export HOME=/root OLLAMA_MODELS=/root/pulled OLLAMA_HOST=127.0.0.1:9999
-ollama serve 2>/dev/null & trap 'kill %1' EXIT
+ollama serve >/dev/null 2>&1 & trap "kill $!" EXIT
 timeout 20 sh -c 'until curl -s http://127.0.0.1:9999 >/dev/null; do sleep 0.1; done'
 ollama pull {url}/library/{name} 2>&1
 """
