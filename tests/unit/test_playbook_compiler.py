@@ -16,6 +16,7 @@ from ogen.playbook import compile as compile_playbook
 
 DEBIAN = {
     "distribution": "Debian",
+    "distribution_major_version": "12",
     "os_family": "Debian",
     "service_mgr": "systemd",
     "services": {"ollama.service": {"name": "ollama.service", "status": "enabled", "state": "running"}},
@@ -25,6 +26,7 @@ NODE = {
     "ogen_gpu": True,
     "ogen_balancer": False,
     "ogen_conf_d": False,
+    "ogen_by_model": False,
     "ogen_gate": False,
     "ogen_mirror": False,
     "ogen_user": "ollama",
@@ -259,6 +261,18 @@ def test_provision_of_a_mirror_without_cards() -> None:
     assert named(made, "nginx for balancers and the mirror")
     assert named(made, "store of models")
     assert not named(made, "routing by model")
+
+
+def test_the_module_for_routing_by_model() -> None:
+    assert not named(provision(ogen_balancer=True), "module for routing by model")
+    (module,) = named(provision(ogen_balancer=True, ogen_by_model=True), "module for routing by model")
+    assert module.args["name"] == ["libnginx-mod-http-js"]
+    jammy = {**DEBIAN, "distribution": "Ubuntu", "distribution_major_version": "22"}
+    refused = named(provision(jammy, ogen_balancer=True, ogen_by_model=True), "Refuse")
+    assert "Ubuntu 22.04 has no nginx module" in refused[0].args["msg"]
+    assert not named(provision(jammy, ogen_balancer=True), "Refuse")
+    noble = {**jammy, "distribution_major_version": "24"}
+    assert not named(provision(noble, ogen_balancer=True, ogen_by_model=True), "Refuse")
 
 
 def test_provision_of_a_gate() -> None:

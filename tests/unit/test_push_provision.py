@@ -354,6 +354,7 @@ def test_variables() -> None:
     mirrored = replace(known, mirror=Mirror("edge"))
     assert [variables(mirrored, h)["ogen_mirror"] for h in known.hosts] == [False, False, True]
     assert variables(mirrored, edge)["ogen_node"], "it pulls models"
+    assert variables(known, edge)["ogen_by_model"]
     inside = inventory(gpu, edge, balancers=(Balancer("api", "edge", into="conf.d"),))
     assert [variables(inside, h)["ogen_conf_d"] for h in inside.hosts] == [False, True]
 

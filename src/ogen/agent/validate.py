@@ -3,10 +3,12 @@
 They run in a mount namespace of their own, in which the staged tree is /etc/ogen/current and what
 they write (pid files, logs, temporary folders) is thrown away. A checker that prints anything about a
 staged file does not take the release, whatever its exit status: systemd-analyze exits 0 for bad values.
+Only nginx's notices are none of that.
 """
 
 from __future__ import annotations
 
+import re
 from typing import List
 
 from . import keys, store, transient
@@ -22,6 +24,7 @@ _MODULES = (
     ("ndk_http_module.so", "a gate needs nginx's Lua module: `ogen provision` installs it"),
 )
 _FINE = ("syntax is ok", "test is successful")
+_NOTICE = re.compile(r"\d{4}/\d\d/\d\d [\d:]{8} \[notice\] ")  # "js vm init njs", in Debian 13
 
 #: $1 is the staged tree; then folders to make and links to make (PATH=TARGET), "--", and the command
 _SANDBOX = """
@@ -96,7 +99,7 @@ def nginx(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str, pro
     if proof["config"].startswith(store.CURRENT + "/"):
         unit = _unit_text(disk, manifest, tree, proof["unit"])
         lines = sandboxed(machine, disk, tree, unit_folders(unit), [*_program(unit, proof["config"]), "-t"])
-        lines = [line for line in lines if not line.endswith(_FINE)]
+        lines = [line for line in lines if not line.endswith(_FINE) and not _NOTICE.match(line)]
     else:
         links = [
             "%s=%s/root%s" % (e["path"], store.CURRENT, e["path"])

@@ -23,9 +23,7 @@ _KERNEL = (
     " Secure Boot (sign it, or turn that off), a card that fell off the bus"
 )
 _KFD = "`modprobe amdgpu` and `dmesg` say why; firmware for the card is in the package firmware-amd-graphics"
-_NODE = (
-    "`nvidia-modprobe -c 0; nvidia-modprobe -c 0 -u` makes it now; ogen-cards.service does so at each boot"
-)
+_NODE = "`nvidia-modprobe -c 0; nvidia-modprobe -c 0 -u` makes it; ogen-cards.service does so at each boot"
 
 
 class Problem(NamedTuple):

@@ -80,6 +80,7 @@ def variables(inventory: Inventory, host: Host, *, sources: bool = True) -> dict
         "ogen_balancer": bool(balancers),
         "ogen_conf_d": any(b.into == "conf.d" for b in balancers),
         "ogen_mirror": mirror,
+        "ogen_by_model": any(b.routing == "by_model" for b in balancers),
         "ogen_gate": any(b.gate for b in balancers),
         "ogen_ollama_archives": archives.wanted(inventory, host) if node and sources else [],
         "ogen_ollama_dir": host.ollama.folder,
