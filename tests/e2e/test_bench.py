@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -64,6 +68,36 @@ def test_load_through_the_balancer_is_shared_and_seen(box: Project) -> None:
     assert "solo card 0  busy  77 % (most 77)   VRAM 4.9 of 24.0 GiB" in page.stdout
     assert "solo/gpu1" in page.stdout
     assert "B by A" in page.stdout
+
+
+def test_status_tells_the_requests_under_way_and_logs_go_on(box: Project) -> None:
+    following = box.start("logs", "-f", "-n", "3")
+    load = box.start("bench", "--no-hosts", "--concurrency", "5", "--duration", "1m")
+    assert following.stdout
+    assert load.stderr
+    while "5 at once" not in load.stderr.readline():
+        pass
+    end, seen = time.monotonic() + 60, 0
+    while seen != 5 and time.monotonic() < end:
+        said = json.loads(box.ogen("status", "--format", "json").stdout)
+        seen = said["hosts"][0]["balancers"][0]["running"]
+    assert seen == 5
+    load.send_signal(signal.SIGINT)
+    told, _ = load.communicate(timeout=30)
+    assert load.returncode == 130
+    assert "requests/s" in told
+    box.lab.sh("solo", "curl -s http://127.0.0.1:11435/api/steer%1b%5b31m/me", check=False)
+    late = threading.Timer(60, following.kill)
+    late.start()
+    shown = list(takewhile(lambda line: "/api/steer" not in line, following.stdout))
+    late.cancel()
+    assert shown
+    assert "\x1b" not in "".join(shown)
+    following.send_signal(signal.SIGINT)
+    assert following.wait(timeout=10) == 130
+    page = box.ogen("status").stdout
+    assert "2 of 2 instances up, 0 requests under way" in page
+    assert " in force  0 under way" in page
 
 
 def test_a_host_that_is_away_does_not_keep_load_from_being_measured(box: Project) -> None:

@@ -182,17 +182,22 @@ def test_lines_for_people() -> None:
             "UNIT": "a.service",
             "_SYSTEMD_UNIT": "init",
         },
-        {"__REALTIME_TIMESTAMP": "1700000003000000", "MESSAGE": None},
+        {"__REALTIME_TIMESTAMP": "1700000003000000", "MESSAGE": None, "__CURSOR": "s=1;i=4"},
     ]
     machine = Told(journalctl=Done(0, "\n".join(map(json.dumps, records)) + "\nnot json"))
-    lines = look_log._lines(machine, {"a.service": "gpu0"}, 50, None)
+    lines, cursor = look_log._lines(machine, {"a.service": "gpu0"}, 50)
+    assert cursor == "s=1;i=4"
     assert [(stamp, who, text) for stamp, who, text in lines] == [
         (1700000000.25, "gpu0", "one"),
         (1700000000.25, "gpu0", "two"),
         (1700000001.0, "gpu0", "hi\ufffd"),
         (1700000002.0, "gpu0", "Started"),
     ]
-    assert look_log._lines(machine, {}, 50, None) == []
+    assert look_log._lines(machine, {}, 50) == ([], None)
+    assert look_log._lines(Told(journalctl=Done(0, "")), {"a.service": "gpu0"}, 50, None, "s=1") == (
+        [],
+        "s=1",
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
 
 import pytest
+from terminals import Terminal
 from test_cli_fleet import CANARY, PASSWORD, Project, project
 
-from ogen.cli import console, status
+from ogen.cli import console, logs, status
 from ogen.observe import looking
+from ogen.push import Contact
 
 __all__ = ["project"]  # the fixture
 
@@ -53,7 +61,7 @@ def test_unreachable_hosts(project: Project) -> None:
 
 def test_logs_are_redacted_and_cleaned(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [(1_700_000_000.5, "gpu1/gpu0", f"key {CANARY} \x1b[31mred\x07")]
-    monkeypatch.setattr(looking, "logs", lambda *_, **__: (lines, []))
+    monkeypatch.setattr(looking.Journals, "read", lambda *_: (lines, []))
     text = project.ogen("logs").stdout
     assert text.startswith("2023-11-14T22:13:20.500Z  gpu1/gpu0  key <secret:")
     assert "\x1b" not in text
@@ -61,6 +69,37 @@ def test_logs_are_redacted_and_cleaned(project: Project, monkeypatch: pytest.Mon
     (row,) = json.loads(project.ogen("logs", "--format", "json").stdout)["lines"]
     assert row["from"] == "gpu1/gpu0"
     assert CANARY not in project.output
+
+
+def test_following_shows_what_comes_and_tells_a_lost_host_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write(gpu2=1)
+    asked: list[dict[str, Any]] = []
+
+    def ask(contact: Contact, message: dict[str, Any], data: bytes = b"") -> Any:
+        asked.append(message | {"host": contact.host.name})
+        if contact.host.name != "gpu1":
+            return {"lines": [], "cursor": None}, b""
+        number = sum(one["host"] == "gpu1" for one in asked)
+        lines = [[1_700_000_000.0 + n, "gpu0", f"line {number}\x1b[2J"] for n in range(number)]
+        return {"lines": lines, "cursor": f"c{number}"}, b""
+
+    def wait(seconds: float) -> None:
+        if len([one for one in asked if one["host"] == "gpu1"]) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Contact, "ask", ask)
+    monkeypatch.setattr(logs.time, "sleep", wait)
+    said = project.ogen("logs", "-f", "-n", "5", "--since", "1h", code=130)
+    shown = [line.split("  ")[-1] for line in said.stdout.splitlines()]
+    assert shown == ["line 1", *["line 2"] * 2, *["line 3"] * 3]
+    assert said.stderr.count("gpu2") == 1
+    assert [one["after"] for one in asked if one["host"] == "gpu1"] == [None, "c1", "c2"]
+    quiet = [one for one in asked if one["host"] == "edge"]
+    assert quiet[0]["since"] == 3600
+    assert all(one["since"] < 60 for one in quiet[1:]), "who had no line is asked for all since the beginning"
+    assert "--follow" in project.ogen("logs", "-f", "--format", "json", code=1).stdout
 
 
 def test_logs_of_nothing(project: Project) -> None:
@@ -91,3 +130,34 @@ def test_watching_goes_on_until_it_is_interrupted(project: Project, monkeypatch:
     said = project.ogen("status", "--watch", "5", code=130).stdout
     assert waits == [5.0, 5.0]
     assert said.count("inventory.yaml: 3 hosts") == 2
+
+
+def test_at_a_terminal_it_is_drawn_over_and_ctrl_c_is_clean(project: Project) -> None:
+    command = [sys.executable, "-m", "ogen", "status", str(project.path), "--watch", "0.5"]
+    env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm", "COLUMNS": "60"}
+    terminal = Terminal(*command, env=env | {"LINES": "6"})
+    terminal.until("more lines")
+    first = terminal.shown
+    terminal.shown = ""
+    terminal.until("more lines")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+    assert "Traceback" not in terminal.shown
+    assert "\x1b[H" in first
+    assert "\x1b[2J" not in first
+    assert first.split("\x1b[H")[1].count("\n") <= 6
+
+
+def test_ctrl_c_does_not_wait_for_a_host_that_hangs(project: Project) -> None:
+    """A port that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        project.write(gpu1=deaf.getsockname()[1])
+        command = [sys.executable, "-m", "ogen", "status", str(project.path), "--watch", "5"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        deaf.settimeout(60)
+        link, _ = deaf.accept()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=10)
+        link.close()
+    assert process.returncode == 130
+    assert b"Traceback" not in told

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from test_observe_doctor import INVENTORY, healthy
 from ogen.errors import ConnectError
 from ogen.inventory import load
 from ogen.observe.evidence import HostSeen
-from ogen.observe.fleet import CardRow, pending, rows
+from ogen.observe.fleet import CardRow, HostRow, pending, rows
 from ogen.observe.hearing import host_seen
 from ogen.observe.view_status import bar, text
 from ogen.plan import plan
@@ -111,6 +113,67 @@ def test_a_folder_that_stands_for_a_host(planned: Plan) -> None:
 def test_bars(used: int, planned: int, cells: list[int]) -> None:
     card = CardRow(0, "X", 24 * GIB, planned * GIB, used * GIB)
     assert [count for count, _, _ in bar(card, 24)] == cells
+
+
+def many(planned: Plan, count: int, sick: int) -> list[HostRow]:
+    """That many hosts that are well, and one that is not."""
+    solo, edge = healthy()
+    (well, balancer) = rows(planned, {"solo": seen("solo", solo), "edge": seen("edge", edge)})
+    solo["instances"]["gpu1"] = {"version": "0.32.15", "models": []}
+    (bad,) = rows(planned, {"solo": seen("solo", solo)})
+    names = [f"gpu{n:03}" for n in range(count)]
+    found = [replace(bad if n == sick else well, name=name) for n, name in enumerate(names)]
+    return [*found, balancer]
+
+
+def test_a_hundred_hosts_are_a_line_each_but_for_those_that_need_a_look(planned: Plan) -> None:
+    page = text(many(planned, 100, 41), title="x", fold=True, width=110)
+    lines = page.splitlines()
+    assert len(lines) < 115
+    assert max(map(len, lines)) <= 110
+    (line,) = [line for line in lines if line.startswith("gpu007")]
+    assert line.startswith("gpu007  as planned  █")
+    assert line.endswith("2 up: chat")
+    assert " of 48.0 GiB" in line
+    assert "gpu1:11435           up  Ollama 0.32.15  chat not loaded" in page
+    assert sum("chat not loaded" in line for line in lines) == 1
+    assert len(text(many(planned, 100, 41), title="x").splitlines()) > 500, "in full"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_narrow_terminal_breaks_lines_between_their_parts(planned: Plan, width: int, colour: bool) -> None:
+    found = many(planned, 3, 1)
+    page = text(found, title="fleet.yaml", width=width, wrap=True, colour=colour)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in page.splitlines()]
+    wide = [line for line in lines if len(line) > width]
+    assert not [line for line in wide if "  " in line.strip()], "only what has no gap is left too wide"
+    whole = text(found, title="fleet.yaml", width=width)
+    assert "".join("".join(lines).split()) == "".join(whole.split()), "nothing is lost"
+    assert ("\x1b" in page) is colour
+
+
+@pytest.mark.parametrize(
+    ("said", "shown", "head"),
+    [
+        ({"running": 3}, "in force  3 under way", "3 requests under way"),
+        (
+            {"running": 4, "waiting": 2, "slots": 4},
+            "4 under way in 4 slots, 2 waiting",
+            "under way, 2 waiting",
+        ),
+        ({"running": 1}, "1 under way", "1 request under way"),
+        ({}, "in force", ""),
+        ({"running": "x"}, "0 under way", "0 requests"),
+    ],
+)
+def test_requests_under_way(planned: Plan, said: dict[str, object], shown: str, head: str) -> None:
+    solo, edge = healthy()
+    edge["under_way"] = {"api": said}
+    page = text(rows(planned, {"solo": seen("solo", solo), "edge": seen("edge", edge)}), title="x")
+    assert shown in page
+    assert head in page.splitlines()[0]
+    assert ("under way" in page) is bool(said)
 
 
 def test_pending_in_words() -> None:

@@ -6,6 +6,7 @@ Nothing is written and no lock is taken. What can't be asked is told as text, ne
 from __future__ import annotations
 
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Tuple
@@ -77,6 +78,7 @@ def _live(disk: Disk, machine: Machine, manifest: Manifest) -> Seen:
             "instances": {p["instance"]: a for p, a in zip(manifest["instances"], answers)},  # noqa: B905
             "rungs": {p["instance"]: rungs.chosen(p["instance"]) for p in manifest["instances"]},
             "hashes": {p["balancer"]: h for p, h in zip(manifest["balancers"], hashes)},  # noqa: B905
+            "under_way": {p["balancer"]: _under_way(machine, p) for p in manifest["balancers"]},
         }
 
 
@@ -124,6 +126,19 @@ def _instance(machine: Machine, proof: Seen) -> Seen:
         if running.status == 200
         else "/api/ps: HTTP %d %s" % (running.status, running.text[:200]),
     }
+
+
+def _under_way(machine: Machine, proof: Seen) -> Seen:
+    """Requests that instances work at, at a gate those that wait too; empty if nginx can't tell."""
+    queues = machine.ask_socket(proof["socket"], "/queues")
+    pools = [one for one in queues.json().values() if isinstance(one, dict)] if queues.status == 200 else []
+    if pools:
+        return {
+            name: sum(_number(one.get(name)) for one in pools) for name in ("running", "waiting", "slots")
+        }
+    told = machine.ask_socket(proof["socket"], "/load")
+    writing = re.search(r"Writing: (\d+)", told.text) if told.status == 200 else None
+    return {"running": max(0, int(writing.group(1)) - 1)} if writing else {}  # 1: this question
 
 
 # ------------------------------------------------------------------------------ while load is measured

@@ -76,10 +76,13 @@ def _read(arguments: Sequence[str], most: int) -> Iterator[Line]:
 
 # ------------------------------------------------------------------------------------ the operation
 def logs(session: Session, message: Message, data: bytes) -> None:
-    """The last `lines` of the units of an instance or balancer `name`, or of all: [seconds, who, text]."""
+    """The last `lines` of the units of an instance or balancer `name`, or of all: [seconds, who, text].
+
+    `after`: the `cursor` of an earlier answer; only what came since then.
+    """
     host = session.host
     if not host.live:
-        session.reply(lines=[])
+        session.reply(lines=[], cursor=None)
         return
     manifest = host.store.manifest(host.store.current)
     named = {p["instance"]: p["unit"] for p in manifest["instances"]}
@@ -90,27 +93,43 @@ def logs(session: Session, message: Message, data: bytes) -> None:
             "there is no instance or balancer %r here" % name, "there are: %s" % (", ".join(named) or "none")
         )
     wanted = {unit: who for who, unit in named.items() if name in (None, who)}
-    session.reply(lines=_lines(host.machine, wanted, int(message["lines"]), message.get("since")))
+    after = message.get("after")
+    lines, cursor = _lines(host.machine, wanted, int(message["lines"]), message.get("since"), after)
+    session.reply(lines=lines, cursor=cursor)
 
 
-def _lines(machine: Machine, wanted: Dict[str, str], most: int, since: Optional[float]) -> List[Line]:
+def _lines(
+    machine: Machine,
+    wanted: Dict[str, str],
+    most: int,
+    since: Optional[float] = None,
+    after: Optional[str] = None,
+) -> Tuple[List[Line], Optional[str]]:
+    """Lines, and where the journal goes on after them."""
     if not wanted:
-        return []
-    recent = ["--since=@%.3f" % (time.time() - float(since))] if since else []
+        return [], after
+    recent = ["--after-cursor=%s" % after] if after else []
+    recent += ["--since=@%.3f" % (time.time() - float(since))] if since else []
     fields = "--output-fields=MESSAGE,_SYSTEMD_UNIT,UNIT"
     units = [part for unit in wanted for part in ("-u", unit)]
     command = ["journalctl", "--no-pager", "-q", "-o", "json", fields, "-n", str(most), *recent, *units]
     done = machine.run(command, timeout=PATIENCE)
     if done.code:
         raise AgentError("journalctl failed", log=done.lines[-5:])
-    return [line for text in done.lines for line in _plain(text, wanted)]
+    records = [record for record in map(_record, done.lines) if record]
+    cursor = records[-1].get("__CURSOR") if records else after
+    return [line for record in records for line in _plain(record, wanted)], cursor
 
 
-def _plain(text: str, wanted: Dict[str, str]) -> List[Line]:
+def _record(text: str) -> Seen:
     try:
         record = json.loads(text)
     except ValueError:
-        return []
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _plain(record: Seen, wanted: Dict[str, str]) -> List[Line]:
     message = record.get("MESSAGE")
     if isinstance(message, list):  # bytes that are no UTF-8
         message = bytes(message).decode("utf-8", "replace")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import HostError, UsageError
-from . import console, options
+from . import background, console, options
 from .exits import Exit, worst
 
 if TYPE_CHECKING:
     from ..observe.fleet import HostRow
+
+
+MANY = 12  # hosts: of more, those that are well take a line each
 
 
 @click.command()
@@ -24,9 +30,16 @@ if TYPE_CHECKING:
 @click.option(
     "--watch", metavar="SECONDS", type=click.FloatRange(0.5), help="Look again and again; Ctrl-C ends it."
 )
+@click.option(
+    "--fold/--full",
+    default=None,
+    help=f"A line for each host that is well, or all of each; folded above {MANY} hosts if not given.",
+)
 @options.shape("text", "json")
 @options.parallel
-def command(path: Path, limit: str | None, watch: float | None, shape: str, parallel: int) -> Exit:
+def command(
+    path: Path, limit: str | None, watch: float | None, fold: bool | None, shape: str, parallel: int
+) -> Exit:
     """Show what runs where: releases, instances, models, VRAM, balancers.
 
     One connection to each host; nothing is locked or changed there. Exit code 4 if a host can't be
@@ -40,16 +53,19 @@ def command(path: Path, limit: str | None, watch: float | None, shape: str, para
         raise UsageError("--watch is for people, json is one document", hint="leave one of them out")
     ready = fleet.fleet(path, parallel, what="status")
     planned, targets = fleet.wish(ready, limit)
-    while True:
-        found = rows.rows(planned, look(planned, targets, ready.options))
-        code = worst(row.error.exit_code for row in found if row.error)
-        if shape == "json":
-            _json(found)
-        else:
-            _text(found, planned.inventory.name, clear=bool(watch))
-        if not watch:
-            return code
-        time.sleep(watch)
+    title = planned.inventory.name
+
+    def found() -> tuple[HostRow, ...]:
+        return rows.rows(planned, look(planned, targets, ready.options))
+
+    if watch:
+        return _watch(found, title, watch, fold)
+    seen = found()
+    if shape == "json":
+        _json(seen)
+    else:
+        _text(seen, title, fold)
+    return worst(row.error.exit_code for row in seen if row.error)
 
 
 def _json(found: tuple[HostRow, ...]) -> None:
@@ -65,19 +81,50 @@ def _row(row: HostRow) -> dict[str, Any]:
     return shown
 
 
-def _text(found: tuple[HostRow, ...], title: str, *, clear: bool) -> None:
-    import shutil
-
-    from ..observe.view_status import text
+def _text(found: tuple[HostRow, ...], title: str, fold: bool | None) -> None:
     from . import failure
 
-    colour = console.colourful()
-    width = shutil.get_terminal_size((100, 24)).columns
-    page = text(found, title=title, width=width, colour=colour)
-    if clear and sys.stdout.isatty():
-        page = "\x1b[H\x1b[2J" + page
-    console.raw(page)
+    console.raw(_page(found, title, fold))
     sys.stdout.flush()
     for row in found:
         if isinstance(row.error, HostError):
             console.tell(failure.as_text(row.error))
+
+
+def _page(found: tuple[HostRow, ...], title: str, fold: bool | None) -> str:
+    from ..observe.view_status import text
+
+    return text(
+        found,
+        title=title,
+        width=shutil.get_terminal_size((100, 24)).columns,
+        colour=console.colourful(),
+        fold=len(found) > MANY if fold is None else fold,
+        wrap=sys.stdout.isatty(),
+    )
+
+
+# ------------------------------------------------------------------------------------ again and again
+def _watch(found: Callable[[], tuple[HostRow, ...]], title: str, every: float, fold: bool | None) -> Exit:
+    """Ends with Ctrl-C alone, and then at once: looks that are under way change nothing."""
+    steers = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    try:
+        while True:
+            seen = background.result(found)
+            if steers:
+                console.raw(_screen(_page(seen, f"{title} at {time.strftime('%H:%M:%S')}", fold)))
+                sys.stdout.flush()
+            else:
+                _text(seen, title, fold)
+            time.sleep(every)
+    except KeyboardInterrupt:
+        return background.leave()
+
+
+def _screen(page: str) -> str:
+    """Drawn over what was there, without a flicker; as much as the terminal has lines."""
+    lines, room = page.rstrip("\n").split("\n"), max(4, shutil.get_terminal_size((100, 24)).lines - 1)
+    if len(lines) > room:
+        left = len(lines) - room + 1
+        lines = [*lines[: room - 1], f"… {left} more lines: a larger terminal, --fold or --limit shows them"]
+    return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"

@@ -108,6 +108,9 @@ class BalancerSeen:
     unit: str
     wanted: str  # the hash of the release in force
     serves: str  # what nginx answers; "" if nothing
+    running: int | None = None  # requests that instances work at; None: it does not tell
+    waiting: int = 0  # in a gate's queues
+    slots: int = 0  # of a gate's instances
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,11 @@ class InstanceRow:
     failing: tuple[tuple[str, str], ...] = ()  # balancer hosts whose probes it fails, each with the reason
     rung: str = ""  # autofit's choice, in words
 
+    @property
+    def well(self) -> bool:
+        loaded = all(model.loaded and model.size <= model.vram for model in self.models)
+        return self.state == "up" and loaded and not self.drained and not self.failing
+
 
 @dataclass(frozen=True, slots=True)
 class BalancerRow:
@@ -67,6 +72,9 @@ class BalancerRow:
     state: str
     hash: str
     in_force: bool
+    running: int | None = None  # requests under way; None: it does not tell
+    waiting: int = 0  # in a gate's queues
+    slots: int = 0  # of a gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,16 @@ class HostRow:
     cards: tuple[CardRow, ...] = ()
     instances: tuple[InstanceRow, ...] = ()
     balancers: tuple[BalancerRow, ...] = ()
+
+    @property
+    def well(self) -> bool:
+        """Nothing here needs a look: all is as planned, up, loaded and in force."""
+        asks = self.error or self.pending or self.edited or self.locked or self.stuck
+        return not asks and (
+            all(not card.note or card.note.startswith("out") for card in self.cards)
+            and all(one.well for one in self.instances)
+            and all(one.state == "up" and one.in_force for one in self.balancers)
+        )
 
 
 def rows(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> tuple[HostRow, ...]:
@@ -214,5 +232,12 @@ def _balancer(one: BalancerSeen, plan: HostPlan, seen: HostSeen) -> BalancerRow:
     planned = next((e.balancer for e in plan.entries if e.balancer.name == one.name), None)
     right = bool(one.serves) and one.serves == one.wanted
     return BalancerRow(
-        one.name, planned.listen if planned else None, _state(seen, one.unit), one.serves, right
+        one.name,
+        planned.listen if planned else None,
+        _state(seen, one.unit),
+        one.serves,
+        right,
+        one.running,
+        one.waiting,
+        one.slots,
     )

@@ -61,6 +61,7 @@ def host_seen(
                 _text(p.get("unit")),
                 _text(p.get("hash")),
                 _text(hashes.get(_text(p.get("balancer")))),
+                **_under_way(_map(_map(said.get("under_way")).get(_text(p.get("balancer"))))),
             )
             for p in map(_map, _list(said.get("balancers")))
         ),
@@ -82,6 +83,12 @@ def host_seen(
 
 def cards_seen(said: Mapping[str, Any]) -> tuple[CardSeen, ...]:
     return tuple(_card(_map(row)) for row in _list(_map(said.get("cards")).get("rows")))
+
+
+def _under_way(said: Mapping[str, Any]) -> dict[str, Any]:
+    if "running" not in said:
+        return {}
+    return {name: max(0, _int(said.get(name))) for name in ("running", "waiting", "slots")}
 
 
 def _unit(said: Mapping[str, Any]) -> UnitSeen:

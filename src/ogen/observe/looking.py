@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ..errors import HostError, UsageError
@@ -16,6 +17,7 @@ from .hearing import host_seen
 
 LOOPBACK = "127.0.0.1"
 DAY = 86400.0
+REST = 10.0  # seconds that a host which failed is not asked for its journal
 
 
 def look(
@@ -58,23 +60,57 @@ def members(plan: Plan, host: str) -> dict[tuple[str, int], str]:
 
 
 # ------------------------------------------------------------------------------------------ journals
-def logs(
-    hosts: Sequence[Host], name: str | None, options: Options, *, lines: int, since: float | None = None
-) -> tuple[list[tuple[float, str, str]], list[HostError]]:
-    """The last `lines` of all journals, merged by time: (seconds, "host/instance", text); and errors."""
-    if not hosts:
-        raise UsageError("no host is left to be asked")
+Lines = list[tuple[float, str, str]]  # seconds, "host/instance", text
 
-    def one(host: Host) -> list[tuple[float, str, str]] | HostError:
-        request = {"op": "logs", "name": name, "lines": lines, "since": since}
+
+class Journals:
+    """Hosts' journals, read as often as one likes over one connection to each."""
+
+    def __init__(self, hosts: Sequence[Host], name: str | None, options: Options) -> None:
+        if not hosts:
+            raise UsageError("no host is left to be asked")
+        self.hosts, self.name, self.options = hosts, name, options
+        self._open: dict[str, tuple[Contact, ExitStack]] = {}
+        self._cursors: dict[str, str] = {}
+        self._asked: dict[str, float] = {}  # when a host that had no line yet was asked first
+        self._rest: dict[str, float] = {}  # until when a host that failed is left alone
+
+    def __enter__(self) -> Journals:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _contact, stack in self._open.values():
+            stack.close()
+
+    def read(self, lines: int, since: float | None = None) -> tuple[Lines, list[HostError]]:
+        """The last `lines` since the last read, merged by time. A host that failed rests a while."""
+        now = time.monotonic()
+        asked = [host for host in self.hosts if self._rest.get(host.name, 0.0) <= now]
+        answers = each(asked, lambda host: self._one(host, lines, since), self.options.parallel)
+        found = [line for answer in answers if not isinstance(answer, HostError) for line in answer]
+        errors = [answer for answer in answers if isinstance(answer, HostError)]
+        return sorted(found, key=lambda line: line[0])[-lines:], errors
+
+    def _one(self, host: Host, lines: int, since: float | None) -> Lines | HostError:
+        name, now = host.name, time.monotonic()
+        after = self._cursors.get(name)
+        if after is None and name in self._asked:
+            since = now - self._asked[name] + 1.0
+        request = {"op": "logs", "name": self.name, "lines": lines, "since": None if after else since}
         try:
-            with contact(host, options) as opened:
-                said = opened.ask(request)[0]["lines"]
-            return [(float(stamp), f"{host.name}/{who}", str(text)) for stamp, who, text in said]
+            said = self._contact(host).ask({**request, "after": after})[0]
         except HostError as error:
+            if (lost := self._open.pop(name, None)) is not None:
+                lost[1].close()
+            self._rest[name] = now + REST
             return error
+        self._asked.setdefault(name, now)
+        if said.get("cursor"):
+            self._cursors[name] = str(said["cursor"])
+        return [(float(stamp), f"{name}/{who}", str(text)) for stamp, who, text in said["lines"]]
 
-    answers = each(hosts, one, options.parallel)
-    found = [line for answer in answers if not isinstance(answer, HostError) for line in answer]
-    errors = [answer for answer in answers if isinstance(answer, HostError)]
-    return sorted(found, key=lambda line: line[0])[-lines:], errors
+    def _contact(self, host: Host) -> Contact:
+        if host.name not in self._open:
+            stack = ExitStack()
+            self._open[host.name] = stack.enter_context(contact(host, self.options)), stack
+        return self._open[host.name][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from io import StringIO
 
@@ -16,8 +17,19 @@ USED, WITHIN, FREE, BEYOND = "█", "░", "·", "▓"  # used as planned, plann
 _NAME = 22
 
 
-def text(rows: Sequence[HostRow], *, title: str, width: int = 100, colour: bool = False) -> str:
-    """The whole screen; `width` is that of the lines with bars."""
+def text(
+    rows: Sequence[HostRow],
+    *,
+    title: str,
+    width: int = 100,
+    colour: bool = False,
+    fold: bool = False,
+    wrap: bool = False,
+) -> str:
+    """The whole screen; `width` is that of the lines with bars, and with `wrap` of all lines.
+
+    `fold`: hosts that are well take a line each, so that the others are seen.
+    """
     into = StringIO()
     console = Console(
         file=into,
@@ -31,11 +43,29 @@ def text(rows: Sequence[HostRow], *, title: str, width: int = 100, colour: bool 
         lines.append(
             Text(f"{USED} used  {WITHIN} planned, not used  {BEYOND} used beyond the plan  {FREE} free")
         )
+    wide = min(32, max((len(_plain(row.name)) for row in rows), default=0))
     for row in rows:
-        lines += ["", *_host(row, width)] if row.cards or row.balancers else _host(row, width)  # type: ignore[list-item]
-    for line in lines:
+        if fold and row.well:
+            lines.append(_folded(row, wide, width))
+        else:
+            lines += [Text(), *_host(row, width)] if row.cards or row.balancers else _host(row, width)
+    for line in [part for whole in lines for part in (_wrapped(whole, width) if wrap else [whole])]:
         console.print(line, soft_wrap=True)
     return "\n".join(line.rstrip() for line in into.getvalue().split("\n"))
+
+
+def _wrapped(line: Text, width: int) -> list[Text]:
+    """A line that is too long, in parts: broken where two spaces part its words, further parts set in."""
+    parts = [line]
+    while parts[-1].cell_len > width:
+        last = parts[-1]
+        gaps = [gap.start() for gap in re.finditer(r"(?<=\S) {2,}(?=\S)", last.plain)]
+        fitting = [at for at in gaps if at <= width] or gaps[:1]
+        if not fitting:
+            break
+        head, tail = last.divide([fitting[-1]])
+        parts[-1:] = [head, Text("    ").append_text(tail[len(tail.plain) - len(tail.plain.lstrip()) :])]
+    return parts
 
 
 def _plain(text: str) -> str:
@@ -52,7 +82,38 @@ def headline(rows: Sequence[HostRow]) -> str:
         (sum(bool(row.edited) for row in rows), "edited by hand"),
     ):
         words += [f"{count} {word}"] if count else []
+    told = [one for row in rows for one in row.balancers if one.running is not None]
+    if told:
+        running = sum(one.running or 0 for one in told)
+        words.append(f"{running} request{'s' if running != 1 else ''} under way")
+        waiting = sum(one.waiting for one in told)
+        words += [f"{waiting} waiting"] if waiting else []
     return ", ".join(words)
+
+
+def _folded(row: HostRow, wide: int, width: int) -> Text:
+    """A host that is well, on a line: all of its cards as one bar."""
+    line = Text(_plain(row.name).ljust(wide), style="bold").append("  as planned", style="green")
+    cards = [card for card in row.cards if not card.note]
+    if cards:
+        used = [card.used for card in cards if card.used is not None]
+        planned, total = sum(card.planned for card in cards), sum(card.total for card in cards)
+        whole = CardRow(0, "", total, planned, sum(used) if used else None)
+        line.append("  ")
+        for cells, mark, style in bar(whole, max(10, min(20, width - wide - 60))):
+            line.append(mark * cells, style=style)
+        told = gib(whole.used).removesuffix(" GiB") if whole.used is not None else "?"
+        line.append(f"  {told:>5} of {gib(total)}")
+        busy = [card.busy for card in cards if card.busy is not None]
+        line.append(f"  {sum(busy) / len(busy):3.0f} %" if busy else "")
+    loaded = (model.name.removesuffix(":latest") for one in row.instances for model in one.models)
+    if row.instances:
+        models = ", ".join(dict.fromkeys(loaded)) or "no model"
+        line.append(_plain(f"  {len(row.instances)} up: {models}"))
+    for one in row.balancers:
+        listen = f":{one.listen}" if one.listen else ""
+        line.append(_plain(f"  {one.name}{listen} up{_load(one)}"))
+    return line
 
 
 def _host(row: HostRow, width: int) -> list[Text]:
@@ -146,4 +207,12 @@ def _balancer(one: BalancerRow) -> Text:
             " in force" if one.in_force else " is not the release's",
             style="default" if one.in_force else "red",
         )
-    return line
+    return line.append(_load(one))
+
+
+def _load(one: BalancerRow) -> str:
+    """Requests under way, where the balancer tells."""
+    if one.running is None:
+        return ""
+    slots = f" in {one.slots} slots" if one.slots else ""
+    return f"  {one.running} under way{slots}" + (f", {one.waiting} waiting" if one.waiting else "")
