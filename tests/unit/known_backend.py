@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import ssl
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -33,6 +34,7 @@ class Plan:
     cut: list[int] = field(default_factory=list)
     close: bool = False  # the connection after each answer
     key: str = ""  # that is asked for
+    tls: list[str] = field(default_factory=list)  # files: certificate, key
 
 
 class _Backend:
@@ -127,7 +129,11 @@ class _Connection(asyncio.Protocol):
 
 async def _serve(plan: Plan) -> None:
     backend = _Backend(plan)
-    server = await backend.loop.create_server(partial(_Connection, backend), "127.0.0.1", 0, backlog=1024)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if plan.tls else None
+    if context:
+        context.load_cert_chain(*plan.tls)
+    made = partial(_Connection, backend)
+    server = await backend.loop.create_server(made, "127.0.0.1", 0, backlog=1024, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
     ended = asyncio.Event()
     backend.loop.add_reader(sys.stdin.fileno(), ended.set)
@@ -157,7 +163,7 @@ class Backend:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.plan.tls else ''}://127.0.0.1:{self.port}"
 
 
 if __name__ == "__main__":

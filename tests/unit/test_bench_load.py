@@ -7,8 +7,10 @@ import math
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from known_backend import Backend, Plan
@@ -166,6 +168,20 @@ def test_ctrl_c_ends_it_with_what_was_measured() -> None:
     assert found.interrupted
     assert len(found.records) > 4
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's authorities do not know it; SSL_CERT_FILE does."""
+    files = [str(tmp_path / name) for name in ("crt.pem", "key.pem")]
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=x -days 2"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    with Backend(Plan([0.01], tls=files)) as backend:
+        unknown = load(Target.of(backend.url), ASKED, 1, Bounds(requests=1))
+        monkeypatch.setenv("SSL_CERT_FILE", files[0])
+        known = load(Target.of(backend.url), ASKED, 2, Bounds(requests=6))
+    assert "the certificate is not trusted" in unknown.records[0].error
+    assert [r.error for r in known.records] == [""] * 6
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "balancer:8080", "http://", "http://a:b@c", "http://x:99999"])

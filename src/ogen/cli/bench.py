@@ -93,7 +93,9 @@ def _show(where: Place, job: work.Job, done: work.Done) -> None:
 
     console.out(f"{where.url}{job.asked.path}, {job.asked.model}, answers of up to {job.asked.tokens} tokens")
     if len(job.steps) > 1 and len(done.runs) > 1:
-        lines = [*view_bench.sweep(done.runs, knee([run.step for run in done.runs]))]
+        at = knee([run.step for run in done.runs])
+        lines = [*view_bench.sweep(done.runs, at)]
+        lines += [line for run in done.runs if run.step.concurrency == at for line in view_bench.run(run)]
     else:
         lines = [line for run in done.runs for line in view_bench.run(run)]
     for line in lines:
