@@ -68,19 +68,19 @@ class _Backend:
         link.piece(self._token())
 
     def _last(self, link: _Connection, row: dict[str, Any], cut: bool) -> None:
-        row["last"] = self.loop.time()
         if cut:
             return link.close()
         for _ in range(self.plan.tokens - 1):
             link.piece(self._token())
         link.piece(self._end())
+        row["last"] = self.loop.time()
         link.write(b"0\r\n\r\n")
         return link.close() if self.plan.close else None
 
     def _token(self) -> bytes:
         if self.plan.openai:
             return _event({"choices": [{"delta": {"content": " so"}}]})
-        return json.dumps({"response": " so", "done": False}).encode() + b"\n"
+        return b'{"response":" so","done":false}\n'
 
     def _end(self) -> bytes:
         tokens = self.plan.tokens

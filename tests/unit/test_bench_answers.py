@@ -80,6 +80,7 @@ def test_events_of_the_openai_api() -> None:
     ("data", "error"),
     [
         (HEAD + chunked(LINES[0]), "the answer broke off"),
+        (HEAD + chunked(*LINES[:3], b'{"response":"\\"done\\":false","done":true}\n'), ""),
         (HEAD + chunked(b'{"response":"x"}\n{"error":"llama runner died"}\n'), "llama runner died"),
         (HEAD + chunked(b'{"eval_count":-1,"done":true,"eval_duration":"x"}\n'), ""),
     ],

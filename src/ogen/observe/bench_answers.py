@@ -12,6 +12,7 @@ from ..release.plaintext import one_line
 PATHS = {"ollama": "/api/generate", "openai": "/v1/chat/completions"}
 _HEAD = 64 * 1024  # bytes of headers that are read at most
 _LINE = 4 * 1024 * 1024
+_MORE = b'"done":false'  # of a piece that is not the last one; within a text its quotes would be escaped
 _SAID = 2000  # bytes of a refusal that are kept
 
 
@@ -129,6 +130,9 @@ class Answer:
             line = line[5:].strip()
         if line == b"[DONE]":
             self.ended = True
+            return
+        if self.first is not None and _MORE in line:
+            self.pieces += 1
             return
         if not line.startswith(b"{"):
             return
