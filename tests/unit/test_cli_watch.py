@@ -148,11 +148,12 @@ def test_at_a_terminal_it_is_drawn_over_and_ctrl_c_is_clean(project: Project) ->
     assert first.split("\x1b[H")[1].count("\n") <= 6
 
 
-def test_ctrl_c_does_not_wait_for_a_host_that_hangs(project: Project) -> None:
+@pytest.mark.parametrize("words", [("status", "--watch", "5"), ("logs", "-f"), ("bench", "--key", "alice")])
+def test_ctrl_c_does_not_wait_for_a_host_that_hangs(project: Project, words: tuple[str, ...]) -> None:
     """A port that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         project.write(gpu1=deaf.getsockname()[1])
-        command = [sys.executable, "-m", "ogen", "status", str(project.path), "--watch", "5"]
+        command = [sys.executable, "-m", "ogen", words[0], str(project.path), *words[1:]]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         deaf.settimeout(60)
         link, _ = deaf.accept()

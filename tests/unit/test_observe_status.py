@@ -137,6 +137,8 @@ def test_a_hundred_hosts_are_a_line_each_but_for_those_that_need_a_look(planned:
     assert " of 48.0 GiB" in line
     assert "gpu1:11435           up  Ollama 0.32.15  chat not loaded" in page
     assert sum("chat not loaded" in line for line in lines) == 1
+    assert lines[3].startswith("gpu041  release abc"), "before those that are well"
+    assert [line.split()[0] for line in lines[-3:]] == ["gpu098", "gpu099", "edge"]
     assert len(text(many(planned, 100, 41), title="x").splitlines()) > 500, "in full"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OgenError
+from . import background
 from .bench_options import MOST
 from .bench_place import Place
 
@@ -63,7 +64,7 @@ def measure(where: Place, job: Job) -> Done:
 
     done = Done()
     with ExitStack() as stack:
-        hosts = stack.enter_context(_hosts(where)) if where.plan else None
+        hosts = _connected(where, stack) if where.plan else None
         shown = stack.enter_context(bar())
         try:
             for run in _runs(where, job, hosts, shown, done):
@@ -74,12 +75,20 @@ def measure(where: Place, job: Job) -> Done:
     return done
 
 
-def _hosts(where: Place) -> Hosts:
+def _connected(where: Place, stack: ExitStack) -> Hosts:
+    """Ctrl-C meanwhile ends the program: nothing was measured, and a host that hangs is not waited for."""
     from ..observe.bench_hosts import Hosts
 
     assert where.plan is not None
     assert where.options is not None
-    return Hosts(where.plan, where.balancer, where.edges, where.nodes, where.options)
+    hosts = Hosts(where.plan, where.balancer, where.edges, where.nodes, where.options)
+    try:
+        background.result(hosts.__enter__)
+    except KeyboardInterrupt:
+        background.leave()
+        raise
+    stack.push(hosts.__exit__)
+    return hosts
 
 
 def _runs(where: Place, job: Job, hosts: Hosts | None, shown: Bar, done: Done) -> Iterator[Run]:
@@ -104,8 +113,11 @@ def _runs(where: Place, job: Job, hosts: Hosts | None, shown: Bar, done: Done) -
         number += len(found.records) + concurrency
         run = _run(found, concurrency)
         if hosts:
-            shares, cards = hosts.end(job.asked.path, found.addresses, run.step.requests)
-            run = replace(run, shares=shares, cards=cards)
+            try:
+                shares, cards = hosts.end(job.asked.path, found.addresses, run.step.requests)
+                run = replace(run, shares=shares, cards=cards)
+            except KeyboardInterrupt:  # what was measured stays, without what hosts saw
+                found.interrupted = True
         yield run
         if found.interrupted or found.hopeless:
             done.interrupted = found.interrupted

@@ -33,7 +33,7 @@ MANY = 12  # hosts: of more, those that are well take a line each
 @click.option(
     "--fold/--full",
     default=None,
-    help=f"A line for each host that is well, or all of each; folded above {MANY} hosts if not given.",
+    help=f"Hosts that are well in a line each, after the others; so it is above {MANY} hosts.",
 )
 @options.shape("text", "json")
 @options.parallel

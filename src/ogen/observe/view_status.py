@@ -28,7 +28,7 @@ def text(
 ) -> str:
     """The whole screen; `width` is that of the lines with bars, and with `wrap` of all lines.
 
-    `fold`: hosts that are well take a line each, so that the others are seen.
+    `fold`: hosts that are well take a line each, after the others.
     """
     into = StringIO()
     console = Console(
@@ -44,11 +44,12 @@ def text(
             Text(f"{USED} used  {WITHIN} planned, not used  {BEYOND} used beyond the plan  {FREE} free")
         )
     wide = min(32, max((len(_plain(row.name)) for row in rows), default=0))
+    well = [row for row in rows if fold and row.well]
     for row in rows:
-        if fold and row.well:
-            lines.append(_folded(row, wide, width))
-        else:
+        if not fold or not row.well:
             lines += [Text(), *_host(row, width)] if row.cards or row.balancers else _host(row, width)
+    lines += [Text()] if well else []
+    lines += [_folded(row, wide, width) for row in well]
     for line in [part for whole in lines for part in (_wrapped(whole, width) if wrap else [whole])]:
         console.print(line, soft_wrap=True)
     return "\n".join(line.rstrip() for line in into.getvalue().split("\n"))
