@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from doctor_cases import (
     INVENTORY,
+    NOW,
     SHARE,
     Change,
     Said,
@@ -54,6 +55,8 @@ def test_a_card_that_nobody_uses_while_requests_wait(tmp_path: Path) -> None:
     assert one.where.text.lines[one.where.line - 1].strip() == "replicas: 1"
     assert "90 waited, the longest 12 s" in one.evidence[0]
     assert found(planned, one_instance(shares(served=ALONE))) == (), "one card is enough"
+    burst = shares(served=ALONE, start=NOW - 12, end=NOW, busy=12.0)
+    assert found(planned, one_instance(burst)) == (), "it was over in a moment"
     small = planned_from(
         tmp_path,
         INVENTORY.replace("fill", "1").replace(

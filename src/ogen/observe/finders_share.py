@@ -19,6 +19,7 @@ ENOUGH = 25  # good answers for each instance of a pool, before a share tells an
 FEW = 10  # answers: a fair share below that may be none by chance
 LITTLE = 0.05  # of a fair share
 BUSY = 0.8  # of the slots' time
+BURST = 60.0  # seconds of work: less is a burst, and soon over
 STICKY = ("ip_hash", "hash")
 
 
@@ -153,7 +154,7 @@ def _slots(pool: Pool) -> int:
 
 
 def _loaded(share: Share, slots: int) -> bool:
-    return share.busy >= BUSY * slots * max(1.0, share.end - share.start)
+    return share.busy >= max(BURST, BUSY * slots * (share.end - share.start))
 
 
 def _short(pool: Pool, share: Share) -> bool:
