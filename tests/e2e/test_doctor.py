@@ -193,10 +193,10 @@ def test_logs_are_merged_cleaned_and_chosen(box: Box) -> None:
 
 def test_one_card_idle(box: Box) -> None:
     """One client, whom ip_hash keeps on one card; and a card that the inventory leaves without a model."""
-    box.lab.write("solo", "/etc/testbed/ollama.json", '{"tokens": 1, "token_ms": 40}')
-    assert set(box.spread(100, 8082, 50).split()) == {"200"}
+    box.lab.write("solo", "/etc/testbed/ollama.json", '{"tokens": 1, "token_ms": 100}')
+    assert set(box.spread(60, 8082, 60).split()) == {"200"}  # the last one waits for six seconds
     found = box.finds("card-idle")
-    assert "served 0 of the last 100 requests for chat" in found["card-idle"]["what"]
+    assert "served 0 of the last 60 requests for chat" in found["card-idle"]["what"]
     assert found["card-idle"]["set"] == "strategy: least_conn"
     box.write(INVENTORY.replace("fill", "1").replace("15}}", "15, env: {{OLLAMA_NEW_ENGINE: '1'}}}}"))
     found = box.finds("card-unused", "variable-ignored")
