@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import Backend, backends, free_port, make_plan, pool, running
+from rendering import Backend, backends, free_port, instance, make_plan, placement, pool, running
 
-from ogen.inventory.model import Balancer, Gate
+from ogen.inventory.model import Balancer, Context, Gate, Model, Source
 from ogen.plan.model import Entry, Member, Plan
 from ogen.render import render
 
@@ -414,3 +414,108 @@ def test_each_gate_of_a_plan_knows_the_others() -> None:
     assert not problems
     gates: list[Entry] = list(entries)
     assert [entry.gates for entry in gates] == [("a@edge1", "a@edge2", "b@edge1")] * 2 + [()]
+
+
+# ------------------------------------------------------------------------------------------ turns
+@dataclass
+class Turner(Slow):
+    """Notes which model each request is for, and since when it had nothing else in memory."""
+
+    models: list[str] = field(default_factory=list)
+    together: int = 0
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        length = int(request.headers["Content-Length"])
+        body = request.rfile.read(length)
+        model = json.loads(body)["model"].removesuffix(":latest")
+        with self.lock:
+            self.inside += 1
+            self.together += self.inside > 1 and self.models[-1] != model
+            self.models.append(model)
+        time.sleep(self.hang)
+        with self.lock:
+            self.inside -= 1
+        self.send(request, {"done": True})
+
+    @property
+    def loads(self) -> int:
+        """Each change from one model to another, and the first."""
+        return len(
+            [model for model, before in zip(self.models, ["", *self.models], strict=False) if model != before]
+        )
+
+
+@contextmanager
+def turns(folder: Path, nginx: str, port: int, turn: float, slots: int = 1) -> Iterator[int]:
+    """A gate over two models that take turns on one server, and one that is always there."""
+    placed = [
+        placement(Model(name, (Source(None, "x"),), Context(8192, 8192), residency=residency))
+        for name, residency in (("one", "on_demand"), ("two", "on_demand"), ("stays", "resident"))
+    ]
+    runs = replace(instance(), placements=tuple(placed))
+    pools = [
+        pool(p.model.name, [Member("gpu1", "gpu0", "127.0.0.1", port, slots, runs=runs)]) for p in placed
+    ]
+    listen = free_port()
+    balancer = Balancer("api", "edge", listen=listen, address="127.0.0.1", gate=Gate(turn=turn))
+    (release,) = render(make_plan(balancers=[(balancer, pools)]), host="edge")
+    with running(release, folder, nginx, [listen]):
+        yield listen
+
+
+def clients(port: int, seconds: float, models: Sequence[str]) -> list[tuple[str, int, float]]:
+    """A client for each name of `models`, one request after the other: (model, status, seconds waited)."""
+    found: list[tuple[str, int, float]] = []
+
+    def send(model: str) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            began = time.monotonic()
+            link = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            link.request("POST", "/api/chat", json.dumps({"model": model}))
+            status = link.getresponse().status
+            link.close()
+            found.append((model, status, time.monotonic() - began))
+
+    threads = [threading.Thread(target=send, args=(model,)) for model in models]
+    for thread in threads:
+        thread.start()
+    join(threads)
+    return found
+
+
+def test_models_that_take_turns_change_seldom_and_both_get_theirs(nginx: str, tmp_path: Path) -> None:
+    with backends(Turner("one", hang=0.02)) as (one,), turns(tmp_path, nginx, one.port, 1.0, 2) as port:
+        assert isinstance(one, Turner)
+        found = clients(port, 4.0, ["one", "two", "one", "two"])
+        assert {status for _, status, _ in found} == {200}
+        assert one.loads <= 7, "one for each second, the first, and what is left at the end"
+        assert one.together == 0, "none is loaded while the other is at work"
+        counts = [sum(model == name for model, _, _ in found) for name in ("one", "two")]
+        assert min(counts) > 0.4 * max(counts)
+
+
+def test_without_turns_they_throw_each_other_out(nginx: str, tmp_path: Path) -> None:
+    with backends(Turner("one", hang=0.02)) as (one,), turns(tmp_path, nginx, one.port, 0.0) as port:
+        assert isinstance(one, Turner)
+        clients(port, 1.0, ["one", "two"])
+        assert one.loads > 8
+
+
+def test_a_model_that_nobody_waits_behind_is_never_held_up(nginx: str, tmp_path: Path) -> None:
+    with backends(Turner("one", hang=0.02)) as (one,), turns(tmp_path, nginx, one.port, 0.5, 2) as port:
+        for model in ("one", "stays"):
+            assert max(waited for _, _, waited in clients(port, 1.2, [model, model])) < 0.4
+        found = clients(port, 0.1, ["two"])
+        assert found[0][2] < 0.4, "the turn was over long ago: it changes at once"
+
+
+def test_a_turn_outlives_no_reload(nginx: str, tmp_path: Path) -> None:
+    with backends(Turner("one", hang=0.02)) as (one,), turns(tmp_path, nginx, one.port, 600.0) as port:
+        assert isinstance(one, Turner)
+        clients(port, 0.1, ["one"])
+        api = Gated(port, tmp_path)
+        before = api.workers()
+        os.kill(api.master, signal.SIGHUP)
+        until(lambda: not set(before) & set(api.workers()))
+        assert {status for _, status, _ in clients(port, 0.1, ["two"])} == {200}

@@ -251,6 +251,7 @@ class Gate:
 
     queue: int = 512  # requests that may wait in each pool's queue
     wait: float = 600.0  # seconds that one may wait
+    turn: float = 30.0  # seconds that a model which takes turns keeps its instances at least; 0: no such rule
 
 
 @dataclass(frozen=True, slots=True)

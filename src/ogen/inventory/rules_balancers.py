@@ -28,6 +28,13 @@ CLIENT_OPTIONS: Rules = {
 GATE: Rules = {
     "queue": key("How many requests may wait for each model.", type="integer", min=0, max=100_000),
     "wait": key("How long one may wait, e.g. 10m.", type="number", form="duration", min=1, max=86_400),
+    "turn": key(
+        "How long a model that takes turns keeps its instances at least, e.g. 30s; 0s for no such rule.",
+        type="number",
+        form="duration",
+        min=0,
+        max=600,
+    ),
 }
 
 _LIMIT: Rules = {

@@ -247,4 +247,5 @@ def _routes(entry: Entry, host: str, values: Mapping[str, Any]) -> dict[str, Any
         "queues": queues(entry, host, values["pools"]),
         "queue": gate.queue if gate else 0,
         "wait": gate.wait if gate else 0,
+        "turn": gate.turn if gate else 0,
     }

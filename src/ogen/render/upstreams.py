@@ -66,6 +66,27 @@ def queues(entry: Entry, host: str, pools: list[dict[str, Any]]) -> dict[str, An
             pool["upstream"]: {place(s["address"], s["port"]): s["slots"] for s in pool["servers"]}
             for pool in pools
         },
+        "turns": _turns(entry, {pool["name"]: pool["upstream"] for pool in pools}),
         "gates": len(gates),
         "gate": gates.index(own),
     }
+
+
+def _turns(entry: Entry, upstreams: dict[str, str]) -> dict[str, int]:
+    """Pools of models that take turns and share an instance, with the number of their group."""
+    if not entry.balancer.gate or not entry.balancer.gate.turn:
+        return {}
+    groups: list[tuple[set[str], set[tuple[str, str]]]] = []  # pools, and the instances that they share
+    for pool in entry.pools:
+        pools, places = {pool.name}, {(m.host, m.instance) for m in pool.members if _in_turn(pool, m)}
+        if places and pool.name in upstreams:
+            near = [group for group in groups if group[1] & places]
+            groups = [group for group in groups if group not in near]
+            groups.append((pools.union(*(g[0] for g in near)), places.union(*(g[1] for g in near))))
+    shared = (pools for pools, _ in groups if len(pools) > 1)
+    return {upstreams[name]: number for number, pools in enumerate(shared, 1) for name in sorted(pools)}
+
+
+def _in_turn(pool: Pool, member: Member) -> bool:
+    placements = member.runs.placements if member.runs else ()
+    return any(p.model.name == pool.name and p.model.residency == "on_demand" for p in placements)
