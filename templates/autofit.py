@@ -43,6 +43,9 @@ RUN = "/run"
 CGROUPS = ("/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/systemd/system.slice")
 CONTEXT = 457 << 20  # bytes of a process on a card beyond what its models need; Ollama's own figure
 HOUR = 3600.0
+IN_FLIGHT = "a request is in flight"
+DRAIN = 60.0  # seconds that balancers are kept away, for an instance to end what it has begun
+REST = 300.0  # seconds until they are kept away again, where it did not
 QUIET = 5  # looks in a row, a fifth of a second apart, without a request
 SPOKEN = 1000  # milliseconds after which a connection that the instance spoke on last is an idle one
 SPOKEN_LONG = 5000  # and before a restart, which would cut a stream that pauses
@@ -286,6 +289,11 @@ def quiet(port, seconds, spoken):
     return True
 
 
+def still_busy(port, seconds, spoken):
+    """Why it has to wait; "" when no request was in flight for a second."""
+    return "" if quiet(port, seconds, spoken) else IN_FLIGHT
+
+
 def in_flight(port, spoken):
     """Connections to a port on which a request may be under way.
 
@@ -430,11 +438,10 @@ def adopt(name):
     number = place_of(ladder, choice)
     switches = choice.get("switches") or () if choice.get("boot") == boot() else ()
     if number is not None:
+        # on a full disk what lies there is of the same rung, unless an apply was just now
         try:
             return put(ladder, number, str(choice.get("why", "")), switches, choice.get("since"))
-        except (
-            OSError
-        ) as error:  # a full disk: what lies there is of the same rung, unless an apply was just now
+        except OSError as error:
             return print("%s: rung %d as it lies there: %s" % (name, number + 1, error))
     needs = [rung["need"] for rung in ladder["rungs"]]
     room = room_of(ladder, needs[0], [])
@@ -544,20 +551,22 @@ def switch(ladder, now, to, why, switches):
     if last and restart:
         return "no other instance would serve %s" % (", ".join(last) or "meanwhile")
     with leased(ladder["instance"], "" if last else ladder["server"]) as (refused, names):
-        with alone("%s: %s" % (ladder["instance"], why)) as held:
-            wait = refused or held or right(ladder, now, to, bool(names), restart)
-            wait = wait or (restarted if restart else swapped)(ladder, to, why, switches)
+        # no lease ends a request: it ends connections between requests, so that each one left counts
+        spoken = None if names else SPOKEN_LONG if restart else SPOKEN
+        wait = refused or still_busy(ladder["port"], DRAIN if names else 3.0, spoken)
+        if not wait:
+            with alone("%s: %s" % (ladder["instance"], why)) as held:
+                wait = held or wrong(ladder, now, to, spoken)
+                wait = wait or (restarted if restart else swapped)(ladder, to, why, switches)
         if not wait:
             preload(ladder, wait=bool(names))
     return wait
 
 
-def right(ladder, now, to, leased_, restart):
-    """Why it can't be done at this moment; "" when nobody is served and the decision still is right."""
-    # no lease ends a request: it ends connections between requests, so that each one left counts
-    spoken = None if leased_ else SPOKEN_LONG if restart else SPOKEN
-    if not quiet(ladder["port"], 20.0 if leased_ else 3.0, spoken):
-        return "a request is in flight"
+def wrong(ladder, now, to, spoken):
+    """Why it can't be done at this very moment; "" when nobody is served and the decision still is right."""
+    if in_flight(ladder["port"], spoken):
+        return IN_FLIGHT
     if place_of(ladder_of(ladder["instance"]), chosen(ladder["instance"])) != now:
         return "the release has changed"
     needs = [rung["need"] for rung in ladder["rungs"]]
@@ -599,6 +608,7 @@ class Watch:
         self.names = config["instances"]
         self.minds = {}
         self.said = {}
+        self.rests = {}  # instance → until when it is left alone, for it did not get quiet
         self.settled = 0.0  # until then nobody goes up: what was just switched is still loading
 
     def round(self, now):
@@ -625,12 +635,12 @@ class Watch:
         self.minds[name], decision = decide(needs, self.rules, known, now, room)
         if decision.to is None:
             return self.say(name, silent or decision.why)
-        if decision.to < number and now < self.settled:
+        if now < self.rests.get(name, 0.0) or (decision.to < number and now < self.settled):
             return False
         return self.switch(ladder, number, decision, room, now)
 
     def switch(self, ladder, number, decision, room, now):
-        name, known = ladder["instance"], self.minds[ladder["instance"]]
+        name, known, began = ladder["instance"], self.minds[ladder["instance"]], time.monotonic()
         rungs, to = ladder["rungs"], decision.to
         why = "%s; %s are free or its own, rung %d needs %s, rung %d needs %s" % (
             decision.why,
@@ -641,6 +651,8 @@ class Watch:
             figures(rungs[to]["need"]),
         )
         wait = switch(ladder, number, to, why, (*known.switches, now))
+        if wait == IN_FLIGHT and time.monotonic() - began >= DRAIN:
+            self.rests[name] = now + REST
         if wait:
             return self.say(name, "waits to go to rung %d (%s): %s" % (to + 1, rungs[to]["about"], wait))
         self.minds[name] = switched(known, to, now)

@@ -436,6 +436,7 @@ def steps(script: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     room(monkeypatch, script, 90 * GIB)
     monkeypatch.setattr(script, "running", lambda _: [])
     monkeypatch.setattr(script, "quiet", lambda *_: True)
+    monkeypatch.setattr(script, "in_flight", lambda *_: 0)
     monkeypatch.setattr(script, "unload", lambda _: done.append("unload") or True)
     monkeypatch.setattr(script, "ask", lambda *_, **__: {"version": "x"})
     monkeypatch.setattr(script, "systemctl", lambda *args, **_: done.append(" ".join(args)) or True)
@@ -485,7 +486,8 @@ def test_balancers_come_back_when_the_models_are_loaded(
 
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize(
-    "reason", ["a request is in flight", "free memory has just changed", "the release has changed"]
+    "reason",
+    ["a request is in flight", "flight: just now", "free memory has just changed", "the release has changed"],
 )
 def test_a_switch_waits(
     script: Any, steps: list[str], monkeypatch: pytest.MonkeyPatch, reason: str, restart: bool
@@ -495,7 +497,10 @@ def test_a_switch_waits(
         ladder["rungs"][1]["env"] = {}
     script.put(ladder, 1, "")
     before = tree(script)
-    if "flight" in reason:
+    if "just now" in reason:
+        monkeypatch.setattr(script, "in_flight", lambda *_: 1)
+        reason = script.IN_FLIGHT
+    elif "flight" in reason:
         monkeypatch.setattr(script, "quiet", lambda *_: False)
     elif "memory" in reason:
         room(monkeypatch, script, 9 * GIB)
@@ -594,3 +599,22 @@ def test_the_drivers_own_figures(tmp_path: Path, need: Callable[[str], str]) -> 
     assert room("2") is None
     env["FAKE_NVML_GPUS"] = "!9"
     assert room("0") is None
+
+
+def test_balancers_are_not_kept_away_again_and_again_for_one_that_does_not_get_quiet(
+    script: Any, steps: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ladder = release(script)
+    (Path(script.INSTANCES) / "gpu0" / "rungs.json").write_text(json.dumps(ladder))
+    script.put(ladder, 0, "")
+    members(script, {"127.0.0.1:1": ["chat"], "127.0.0.1:2": ["chat"]}, down=("127.0.0.1:1",))
+    watch = script.Watch(
+        {"every": 10, "hold": 300, "margin": 512 * MIB, "per_hour": 6, "instances": ["gpu0"]}
+    )
+    room(monkeypatch, script, int(9.5 * GIB))
+    tries: list[float] = []
+    script.DRAIN = 0.0
+    monkeypatch.setattr(script, "quiet", lambda *_: tries.append(now) and False)
+    for now in [float(n) for n in range(0, 700, 10)]:
+        watch.round(now)
+    assert tries == [10.0, 310.0, 610.0]
