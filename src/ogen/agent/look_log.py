@@ -7,7 +7,7 @@ import re
 import subprocess
 import threading
 import time
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .errors import AgentError
 from .frames import Message
