@@ -38,7 +38,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "render": Entry("Write every host's files into a folder."),
         "fit": Entry("Say whether a model fits on a card, and with which concessions."),
         "catalog": Entry("Show the models and GPUs that are known, or add a model."),
-        "export": Entry("Write files for other programs: Prometheus and Grafana."),
+        "export": Entry("Write files for other programs: Ansible, Prometheus and Grafana."),
         "inventory": Entry("Print the inventory in the form of Ansible's dynamic inventories."),
         "env": Entry("Print the environment for clients: OLLAMA_HOST and the like."),
         "schema": Entry("Print the inventory's JSON Schema, for editors."),
