@@ -13,7 +13,7 @@ from agents import ask, host, release
 
 from ogen.agent import look, look_access, look_cards, look_log, look_store
 from ogen.agent.disk import Disk
-from ogen.agent.machine import Done, Machine
+from ogen.agent.machine import Answer, Done, Machine
 
 
 class Told(Machine):
@@ -166,6 +166,31 @@ def test_who_served_what_since_a_mark(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(look_access, "SERVED", 300)
     log(9, "192.0.2.3:11434")
     assert not look_access.served("api", third["mark"])["whole"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "seen"),
+    [
+        ({"/load": "Active connections: 9 \nReading: 0 Writing: 4 Waiting: 5 \n"}, {"running": 3}),
+        (
+            {
+                "/queues": '{"pool_a":{"slots":2,"running":2,"waiting":1},'
+                '"pool_b":{"slots":1,"running":0,"waiting":0}}'
+            },
+            {"running": 2, "waiting": 1, "slots": 3},
+        ),
+        ({"/queues": "{}", "/load": "Writing: 1"}, {"running": 0}),
+        ({"/queues": '{"pool_a": 3}', "/load": "what"}, {}),
+        ({}, {}),
+    ],
+)
+def test_requests_under_way(answers: dict[str, str], seen: dict[str, int]) -> None:
+    class Socket(Machine):
+        def ask_socket(self, path: str, url: str, timeout: float = 2.0) -> Answer:
+            assert path == "/run/x.sock"
+            return Answer(200 if url in answers else 404, answers.get(url, ""))
+
+    assert look._under_way(Socket(), {"socket": "/run/x.sock"}) == seen
 
 
 def test_lines_for_people() -> None:

@@ -21,7 +21,7 @@ from ogen.observe.bench_link import Target
 from ogen.observe.bench_load import Bounds, Load, load
 
 ASKED = Asked("chat", "Why is the sky blue?", 20)
-SLOTS, PLACES, REQUESTS, MEAN = 24, 48, 288, 0.4
+SLOTS, PLACES, REQUESTS, MEAN = 54, 108, 324, 0.9
 
 
 def lognormal(seed: int, count: int, mean: float, cv: float) -> list[float]:
@@ -83,6 +83,11 @@ def test_what_is_reported_is_within_3_percent_of_the_truth(kind: str) -> None:
         found, backend = measured(Plan(services, SLOTS), PLACES, Bounds(requests=REQUESTS))
         if found.late < 0.02 * MEAN * PLACES / SLOTS:
             break
+    else:
+        assert found.cpu < 0.3, "it was late by itself"
+        pytest.skip(
+            f"the machine has no time for a client: {found.late:.3f} s late, {found.cpu:.0%} of a core"
+        )
     one = step(found.records, PLACES)
     assert (one.requests, one.failed, len(backend.rows)) == (REQUESTS, 0, REQUESTS)
     true = truth(backend)

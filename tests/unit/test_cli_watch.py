@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import pytest
+from known_backend import Backend, Plan
 from terminals import Terminal
 from test_cli_fleet import CANARY, PASSWORD, Project, project
 
@@ -162,3 +163,20 @@ def test_ctrl_c_does_not_wait_for_a_host_that_hangs(project: Project, words: tup
         link.close()
     assert process.returncode == 130
     assert b"Traceback" not in told
+
+
+def test_load_while_hosts_are_asked_that_have_no_log(project: Project) -> None:
+    """Folders that stand for hosts: load is measured, and what they can't tell is said."""
+    with Backend(Plan([0.02], 2, key=CANARY)) as backend:
+        args = ("--url", backend.url, "--key", "alice", "--requests", "12")
+        said = json.loads(project.ogen("bench", *args, "--format", "json").stdout)
+    (step,) = said["steps"]
+    assert (step["requests"], step["failed"], said["errors"]) == (12, 0, [])
+    assert step["shares"]["by_instance"] == {}
+    assert "not all answers are counted" in step["shares"]["remarks"][-1]
+    assert CANARY not in project.output
+    project.write(gpu2=1)
+    with Backend(Plan([0.02], 2, key=CANARY)) as backend:
+        text = project.ogen("bench", "--url", backend.url, "--key", "alice", "--requests", "12", code=4)
+    assert "12 answered, 0 failed" in text.stdout
+    assert "gpu2" in text.stderr
