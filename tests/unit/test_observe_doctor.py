@@ -138,6 +138,24 @@ def test_old_variables(tmp_path: Path) -> None:
     assert "OLLAMA_NEW_ENGINE" in one.where.text.lines[one.where.line - 1]
 
 
+def test_a_rung_of_autofit_is_what_the_instance_promises(planned: Plan) -> None:
+    """Less context and layers on the host are findings, unless the host has chosen them."""
+    models = [("proofs", n, "models", 0) for n in (0, 1)]  # both instances tell of the same one
+    lower = both(put(*PS, "context_length", value=4096), put(*PS, "size_vram", value=3 << 30))
+    assert {one.kind for one in found(planned, lower)} == {"context", "spilled"}
+    contexts = [put(*model, "context", value=4096) for model in models]
+    verdicts = [put(*model, "verdict", value="partial") for model in models]
+    assert found(planned, both(lower, *contexts, *verdicts)) == ()
+    assert {one.kind for one in found(planned, both(*contexts))} == {"context"}
+
+
+def test_a_model_with_hours_is_not_missed(planned: Plan) -> None:
+    away = put("instances", "gpu0", "models", value=[])
+    assert "not-resident" in {one.kind for one in found(planned, away)}
+    hours = both(away, put("proofs", 0, "models", 0, "stays", value=False))
+    assert "not-resident" not in {one.kind for one in found(planned, hours)}
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -57,6 +57,16 @@ def test_a_screen(planned: Plan) -> None:
     assert "\x1b[" in text(found, title="fleet.yaml", colour=True)
 
 
+def test_the_rung_that_autofit_chose(planned: Plan) -> None:
+    solo, edge = healthy()
+    told = {"rung": 2, "of": 5, "about": "chat: context 4096", "why": "…", "since": 0.0}
+    solo["rungs"] = {"gpu0": told, "gpu1": {}}
+    found = rows(planned, {"solo": seen("solo", solo), "edge": seen("edge", edge)})
+    page = text(found, title="fleet.yaml")
+    assert "gpu0:11434           up  Ollama 0.32.15  rung 2 of 5: chat: context 4096  chat:latest" in page
+    assert "gpu1:11435           up  Ollama 0.32.15  chat:latest" in page
+
+
 def test_what_does_not_run_or_answer(planned: Plan) -> None:
     solo, edge = healthy()
     solo["units"]["ogen-ollama-gpu0.service"] = {"active": "failed"}

@@ -90,6 +90,16 @@ def test_a_model_has_the_last_word() -> None:
     assert instances(alone)["a/gpu0"].rungs
 
 
+def test_a_reviewer_sees_how_far_it_may_go_down() -> None:
+    names = ["RTX 3090"] * 6
+    made = plan(fleet([host("a", *names, autofit=ON)], [CHAT]))
+    (said,) = [remark.message for remark in made.remarks if "autofit" in remark.message]
+    assert said == (
+        "autofit: chat may go down 4 rungs, from 10.0 GiB to 6.0 GiB "
+        "(a/gpu0, a/gpu1, a/gpu2, a/gpu3 and 2 more)"
+    )
+
+
 def test_layers_on_the_host_are_counted_in_the_modelfile() -> None:
     big = model("big", "qwen2.5:14b-instruct-q4_K_M", context=8192, gpu_layers_at_least=20)
     one = instances(fleet([host("a", "RTX 3060", autofit=ON)], [big]))["a/gpu0"]

@@ -80,6 +80,7 @@ class Fitter:
     def __init__(self, candidates: Mapping[str, Candidates]) -> None:
         self.candidates = candidates
         self._known: dict[tuple[object, ...], Fit | Misfit] = {}
+        self._below: dict[tuple[object, ...], tuple[Fit, ...]] = {}
         self._least: dict[tuple[object, ...], int] = {}
 
     def is_embedding(self, model: Model) -> bool:
@@ -115,6 +116,16 @@ class Fitter:
     ) -> tuple[Fit, ...]:
         """What `fit` can be lowered to, best first; with `whole` nothing goes to host memory, with `still`
         nothing changes that the server must be restarted for."""
+        model, host, gpus, pin = seat
+        cards = tuple((gpu.vendor, gpu.vram, gpu.reserve) for gpu in gpus)
+        key = (model.name, host_key(host), cards, _pin_key(pin), fit.source, fit.settings, whole, still)
+        if key not in self._below:
+            self._below[key] = self._lower(seat, fit, whole, still)
+        return self._below[key]
+
+    def _lower(
+        self, seat: tuple[Model, Host, Sequence[Gpu], Pin | None], fit: Fit, whole: bool, still: bool
+    ) -> tuple[Fit, ...]:
         model, host, gpus, pin = seat
         wishes = _asked(wishes_of(model, host, gpus[0].vendor, pin, len(gpus)), whole)
         candidates = self.candidates[model.name]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ..inventory import notes
 from ..inventory.model import Balancer, ClientOptions, Host, Inventory, Model
 from .entries import EVERYTHING
+from .fitting import gib
 from .model import Entry, Instance, Placement, Pool, Remark
 from .pins import is_out
 from .rungs import wanted
@@ -24,6 +25,7 @@ def remarks_on(
         *_cards(inventory, instances),
         *_placements(inventory, instances),
         *_contexts(inventory, instances),
+        *_rungs(instances),
         *_autofit(inventory, instances),
         *(remark for entry in entries for remark in _balancer(entry, instances)),
     ]
@@ -68,6 +70,22 @@ def _because(reason: str | None) -> str:
 
 
 # ------------------------------------------------------------------------------------------- models
+def _rungs(instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
+    """How far instances may go down where memory is short; those of the same rungs in one line."""
+    found: dict[str, list[Instance]] = {}
+    for one in (one for mine in instances.values() for one in mine if one.rungs):
+        names = ", ".join(p.model.name for p in one.placements)
+        first, last = (" + ".join(gib(size) for size in one.rungs[end].need) for end in (0, -1))
+        found.setdefault(
+            f"{names} may go down {len(one.rungs) - 1} rungs, from {first} to {last}", []
+        ).append(one)
+    for text, same in found.items():
+        shown = ", ".join(f"{one.host}/{one.name}" for one in same[:4])
+        more = f" and {len(same) - 4} more" if len(same) > 4 else ""
+        where = same[0].placements[0].model.where
+        yield Remark(f"autofit: {text} ({shown}{more})", where, severity="note")
+
+
 def _autofit(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]) -> Iterator[Remark]:
     """Instances that are wanted to follow the free memory, and can't."""
     hosts = {host.name: host for host in inventory.hosts}
