@@ -247,20 +247,15 @@ class Cards:
 
     def missed(self, cards):
         """`cards` with the names of lost ones, and with those that are not even listed any more."""
-        by_index = {card["gpu"]: card for card in self.known.values()}
-        for card in cards:
-            if "lost" in card and not card.get("uuid"):
-                card.update(by_index.get(card["gpu"], {}))
         listed = {card.get("uuid") for card in cards}
-        gone = [
-            dict(card, lost="the driver lists it no more")
-            for u, card in self.known.items()
-            if u not in listed
-        ]
+        away = {uuid: card for uuid, card in self.known.items() if uuid not in listed}
         for card in cards:
             if "lost" not in card:
                 self.known[card["uuid"]] = {key: card[key] for key in ("gpu", "uuid", "name")}
-        return cards + [dict(card, lost="the driver lists it no more") for card in gone]
+            elif not card.get("uuid"):
+                same = next((uuid for uuid, one in away.items() if one["gpu"] == card["gpu"]), None)
+                card.update(away.pop(same, {}))
+        return cards + [dict(card, lost="the driver lists it no more") for card in away.values()]
 
     def drop(self):
         if self.nvml is not None:

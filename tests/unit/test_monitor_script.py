@@ -144,6 +144,8 @@ def test_a_lost_card_keeps_its_name_and_comes_back(monitor: Any, gpus: Callable[
     found = {card["uuid"]: card for card in cards.read()[0]}
     assert (found["GPU-b"]["gpu"], "lost" in found["GPU-b"]) == (0, False)
     assert found["GPU-a"]["lost"] == "the driver lists it no more"
+    gpus("16384:1:2:3:4:B:GPU-b\n16384:lost")  # whichever it is, it is not the one that is well
+    assert [card.get("uuid") for card in cards.read()[0]] == ["GPU-b", None, "GPU-a"]
     gpus("24576:1:2:3:4:A:GPU-a\n16384:1:2:3:4:B:GPU-b")
     assert not any("lost" in card for card in cards.read()[0])
 

@@ -267,12 +267,15 @@ def test_the_module_for_routing_by_model() -> None:
     assert not named(provision(ogen_balancer=True), "module for routing by model")
     (module,) = named(provision(ogen_balancer=True, ogen_by_model=True), "module for routing by model")
     assert module.args["name"] == ["libnginx-mod-http-js"]
+
+
+def test_the_nginx_of_ubuntu_22_04_is_too_old_for_a_balancer() -> None:
     jammy = {**DEBIAN, "distribution": "Ubuntu", "distribution_major_version": "22"}
-    refused = named(provision(jammy, ogen_balancer=True, ogen_by_model=True), "Refuse")
-    assert "Ubuntu 22.04 has no nginx module" in refused[0].args["msg"]
-    assert not named(provision(jammy, ogen_balancer=True), "Refuse")
-    noble = {**jammy, "distribution_major_version": "24"}
-    assert not named(provision(noble, ogen_balancer=True, ogen_by_model=True), "Refuse")
+    (refused,) = named(provision(jammy, ogen_balancer=True), "Refuse")
+    assert "nginx of Ubuntu 22.04 (1.18) is too old" in refused.args["msg"]
+    assert not named(provision(jammy), "Refuse")
+    assert not named(provision(jammy, ogen_balancer=True, ogen_conf_d=True), "Refuse")
+    assert not named(provision({**jammy, "distribution_major_version": "24"}, ogen_balancer=True), "Refuse")
 
 
 def test_provision_of_a_gate() -> None:
