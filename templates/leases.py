@@ -146,13 +146,15 @@ def remove(path):
 
 
 def balancers():
-    """Members of each balancer that has started here, by its name."""
+    """Members of each balancer that has started here, by its name; what is left of one that was taken out
+    and has ended is none."""
     found = {}
-    for name in sorted(os.listdir(RUN)):
-        if name.startswith("ogen-balancer-"):
-            members = read("%s/%s/members.json" % (RUN, name))
+    for each in sorted(os.listdir(RUN)):
+        name = each[len("ogen-balancer-") :]
+        if each.startswith("ogen-balancer-") and (os.path.isdir("%s/%s" % (RELEASE, name)) or running(name)):
+            members = read("%s/%s/members.json" % (RUN, each))
             if members:
-                found[name[len("ogen-balancer-") :]] = members
+                found[name] = members
     return found
 
 

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 
+RELEASE = "/etc/ogen/current/balancers"
 RUN = "/run"
 PROBES = RUN + "/ogen/probes.json"
 STATE = RUN + "/ogen/leases.json"  # what leases.py says
@@ -150,12 +151,24 @@ def servers():
     """Models by server, of all balancers that have started here."""
     found = {}
     for name in sorted(os.listdir(RUN)):
-        if name.startswith("ogen-balancer-"):
+        if name.startswith("ogen-balancer-") and there(name):
             members = read("%s/%s/members.json" % (RUN, name)).get("probes") or {}
             for server, models in members.items():
                 known = found.setdefault(server, {})
                 known.update({model["name"]: model for model in models})
     return {server: list(models.values()) for server, models in found.items()}
+
+
+def there(folder):
+    """Whether a balancer is of the release in force, or still runs: a folder may stay behind."""
+    if os.path.isdir("%s/%s" % (RELEASE, folder[len("ogen-balancer-") :])):
+        return True
+    try:
+        with open("%s/%s/nginx.pid" % (RUN, folder), encoding="ascii") as file:
+            os.kill(int(file.read()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def seen(wanted):

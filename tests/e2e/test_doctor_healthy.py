@@ -50,7 +50,7 @@ FLEETS = {
         "  one: {{hosts: [two], listen: 8090, routing: single, pool: chat, strategy: round_robin}}\n",
         ((9000, "chat"), (8090, "chat")),
     ),
-    "over two cards, a desktop's share, a card out": (
+    "over two cards, ip_hash": (
         'models:\n  large: {{from: "llama3.3:70b-instruct-q4_K_M", context: 2048, replicas: 1}}\n'
         f"  {CHAT}\n",
         "",

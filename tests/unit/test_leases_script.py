@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -113,6 +114,7 @@ def test_what_comes_back_must_serve_its_models(
     script: ModuleType, instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under a lease, ended, answering without the model (something else at its port), serving again."""
+    (tmp_path / "release/api").mkdir(parents=True)
     folder = tmp_path / "run/ogen-balancer-api"
     folder.mkdir()
     (folder / "members.json").write_text(json.dumps({"unit": "x.service", "servers": {instance: ["chat"]}}))
@@ -137,6 +139,34 @@ def test_what_comes_back_must_serve_its_models(
     assert again.down == set()
 
 
+def test_a_balancer_that_was_taken_out_demands_nothing(
+    script: ModuleType, instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder may stay behind: the models that it wanted would keep all others away for ever."""
+    for name, models in (("api", ["chat"]), ("old", ["coder"])):
+        folder = tmp_path / f"run/ogen-balancer-{name}"
+        folder.mkdir()
+        told = {"unit": f"{name}.service", "servers": {instance: models}}
+        (folder / "members.json").write_text(json.dumps(told))
+    (tmp_path / "release/api").mkdir(parents=True)
+    Instance.tags = ["chat:latest"]
+    monkeypatch.setattr(script, "PACE", 0.0)
+    lease = tmp_path / "run/ogen/leases/a.json"
+    lease.write_text(json.dumps({"servers": [instance], "until": time.monotonic() + 60}))
+    watch = script.Watch()
+    watch.step()
+    lease.unlink()
+    monkeypatch.setattr(script, "tell_nginx", lambda *_: True)
+    pid = tmp_path / "run/ogen-balancer-old/nginx.pid"
+    pid.write_text(str(os.getpid()))
+    watch.step()
+    assert watch.down == {instance}, "it still runs, and sends to the instance"
+    pid.unlink()
+    watch.step()
+    watch.step()
+    assert watch.down == set()
+
+
 def test_a_server_that_nobody_lists_any_more_is_forgotten(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "run/ogen/leases/a.json").write_text(
         json.dumps({"servers": ["192.0.2.1:1"], "until": time.monotonic() + 60})
@@ -153,6 +183,7 @@ def test_an_nginx_that_came_up_with_what_was_down_before_is_told_again(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was starting when the lease ended: it had read its file, and could not be asked yet."""
+    (tmp_path / "release/api").mkdir(parents=True)
     folder = tmp_path / "run/ogen-balancer-api"
     folder.mkdir()
     (folder / "members.json").write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -91,6 +92,7 @@ def script(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleTy
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     monkeypatch.setattr(found, "RUN", str(folder))
+    monkeypatch.setattr(found, "RELEASE", str(folder.parent / "release"))
     monkeypatch.setattr(found, "PROBES", str(folder / "ogen/probes.json"))
     monkeypatch.setattr(found, "STATE", str(folder / "ogen/leases.json"))
     return found
@@ -139,6 +141,7 @@ def members(
 ) -> None:
     folder = run / f"ogen-balancer-{name}"
     folder.mkdir(exist_ok=True)
+    (run.parent / "release" / name).mkdir(parents=True, exist_ok=True)
     told = {
         "unit": f"ogen-balancer-{name}.service",
         "servers": {server: ["chat"] for server in servers},
@@ -157,6 +160,15 @@ def rounds(prober: ModuleType, count: int) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------ the prober
+def test_a_balancer_that_was_taken_out_wants_no_probes(prober: ModuleType, run: Path, one: Instance) -> None:
+    members(run, one.name)
+    assert list(prober.servers()) == [one.name]
+    (run.parent / "release/api").rmdir()
+    assert prober.servers() == {}
+    (run / "ogen-balancer-api/nginx.pid").write_text(str(os.getpid()))
+    assert list(prober.servers()) == [one.name], "it still runs"
+
+
 def test_bad_after_three_rounds_good_after_two(prober: ModuleType, run: Path, one: Instance) -> None:
     members(run, one.name)
     members(run, one.name, name="other")
