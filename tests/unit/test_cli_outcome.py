@@ -173,7 +173,7 @@ def test_a_terminal_gets_one_live_line_per_host(monkeypatch: pytest.MonkeyPatch)
         watch(Event("gpu2", "prove"))
         watch(Event("gpu2", "done"))
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
-    assert "gpu1 0 s models: pull [bold]x[/bold] 42 %" in text
+    assert re.search(r"gpu1 0 s models: pull \[bold\]x\[/bold\] 42 % ━━━━━", text)
     assert "expand: batch 2 of 3; 1 of 3 hosts done" in text
 
 

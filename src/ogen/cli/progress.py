@@ -114,6 +114,7 @@ class Live:
 
     def _shown(self) -> Group:
         from rich.console import Group
+        from rich.progress_bar import ProgressBar
         from rich.spinner import Spinner
         from rich.table import Table
         from rich.text import Text
@@ -124,7 +125,8 @@ class Live:
         for name, (event, since) in rows[: self._room]:
             spent = f"{time.monotonic() - since:.0f} s"
             spin = Spinner("dots", style="cyan")
-            table.add_row(spin, Text(console.safe(name), "bold"), Text(spent, "dim"), Text(told(event)))
+            part = Text("") if event.percent is None else ProgressBar(100, event.percent, width=12)
+            table.add_row(spin, Text(console.safe(name), "bold"), Text(spent, "dim"), Text(told(event)), part)
         more = len(rows) - self._room
         rest = f", {more} more at work" if more > 0 else ""
         head = f"{place}; " if place else ""
