@@ -17,13 +17,14 @@ def out(*command):
 
 
 def seen(path):
-    """Content, mode and owner of what is reached at a path; None where there is nothing."""
+    """Content, mode and owner of what is reached at a path, and by a link or not; None where nothing is."""
     try:
         found = os.stat(path)
     except OSError:
         return None
     text = open(path, "rb").read() if stat.S_ISREG(found.st_mode) else b""
-    return [hashlib.sha256(text).hexdigest(), stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid]
+    access = [stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, os.path.islink(path)]
+    return [hashlib.sha256(text).hexdigest(), *access]
 
 
 def shown(*names):

@@ -6,15 +6,18 @@ from __future__ import annotations
 import copy
 import random
 import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import agents
 import pytest
 from test_agent_tasks import Box, Fake, Group
 
 from ogen.agent import tasks
 from ogen.agent.machine import Done
+from ogen.agent.transaction import Locks
 
 STATES = range(30)
 NAMES = ("a", "b", "c")
@@ -208,3 +211,15 @@ def test_a_check_that_lies_is_caught(module: str, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setitem(tasks.MODULES, module, liar)
     assert any(lies(*both(seed, tmp_path / str(seed))) for seed in STATES)
+
+
+def test_steps_after_a_commit_wait_until_its_service_lets_go(tmp_path: Path) -> None:
+    host = agents.host(tmp_path)
+    host.disk.folder("/etc/ogen")
+    document = {"check": False, "who": "", "steps": []}
+    held = Locks(host)
+    held.take({"what": "commit"})
+    refused = agents.ask(host, "steps", document=document)
+    assert (refused["reply"], refused["kind"]) == ("error", "locked")
+    threading.Timer(0.5, held.drop).start()
+    assert agents.ask(host, "steps", document={**document, "patience": 10.0})["reply"] == "ok"

@@ -940,6 +940,41 @@ def test_a_long_wait_is_heard(root: Path) -> None:
     assert said == [25.0, 50.0, 75.0]
 
 
+@pytest.mark.parametrize(
+    ("noted", "links", "state", "policy", "changed"),
+    [
+        ("", [], {"enabled": True, "state": "started"}, None, ""),
+        ("", [], {"state": "started"}, 101, "state"),
+        ("/etc/systemd/system/x.wants/web.service", ["web.service"], {"enabled": True}, None, ""),
+        ("/etc/systemd/system/x.wants/web.service", [], {"enabled": True}, None, "enabled"),
+        ("/etc/systemd/system/x.wants/web.service", [], {"state": "stopped"}, None, ""),
+    ],
+)
+def test_a_check_knows_how_a_package_brings_its_unit(
+    box: Box,
+    root: Path,
+    noted: str,
+    links: list[str],
+    state: dict[str, Any],
+    policy: int | None,
+    changed: str,
+) -> None:
+    """Enabled and started; one that was disabled when its package was removed stays so."""
+    place = root / "var/lib/systemd/deb-systemd-helper-enabled"
+    wants = root / "etc/systemd/system/x.wants"
+    for folder in (place, wants):
+        folder.mkdir(parents=True)
+    if noted:
+        (place / "web.service.dsh-also").write_text(noted + "\n")
+    for name in links:
+        (wants / name).symlink_to("/lib/systemd/system/web.service")
+    host = Fake(True, str(root), box)
+    more = {} if policy is None else {"policy_rc_d": policy}
+    assert one("apt", {"name": ["web"], **more}, host)["changed"]
+    found = one("systemd_service", {"name": "web", **state}, host)
+    assert found["msg"].partition(":")[0] == changed
+
+
 def test_a_command_that_only_looks(do: Any, box: Box) -> None:
     done = do("command", cmd="nvidia-smi -L", changed_when=False)
     assert (done["changed"], box.ran[-1]) == (False, ["nvidia-smi", "-L"])

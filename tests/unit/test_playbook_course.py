@@ -40,6 +40,8 @@ def test_a_play_with_tasks_of_its_own(tmp_path: Path) -> None:
     text += "  handlers:\n    - {name: h, fail: {}}\n"
     found = course(load(write(tmp_path, text)), "present")
     assert (found.plain, found.release.notify) == (False, ("h",))
+    alone = play(f"{{{RELEASE}, notify: h}}") + "  handlers: [{name: h, fail: {}}]\n"
+    assert not course(load(write(tmp_path, alone)), "present").plain
 
 
 # the command's state, the play, the line and column of the error, a word of its message or hint

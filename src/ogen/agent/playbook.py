@@ -33,7 +33,9 @@ def steps(session: Session, message: Message, data: bytes) -> None:
     host.fetch = lambda digest: parts.fetch(session, digest)
     if not document["check"]:
         if disk.lstat(locks.SESSION):
-            held.take({"who": str(document.get("who", "")), "what": "tasks"})
+            # after a commit its service may still be about to let go
+            patience = float(document.get("patience", 0.0))
+            held.take({"who": str(document.get("who", "")), "what": "tasks"}, patience)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a package half installed is worse than a late end
     try:
         session.reply(whole=tasks.run(document, session.wire.tell, host))

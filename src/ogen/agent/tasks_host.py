@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 from .machine import Done, Machine
 
+_NOTED = "/var/lib/systemd/deb-systemd-helper-enabled/%s.dsh-also"
 TIMEOUT = 1800.0  # seconds for one tool: apt on a slow mirror
 Args = Mapping[str, Any]
 Result = Dict[str, Any]
@@ -71,11 +72,18 @@ class Host:
         except (Failed, OSError):
             return False
 
-    @property
-    def packaged(self) -> Dict[str, str]:
-        """In a check: a unit that a package would bring, enabled and started as Debian's packages do."""
-        active = "active" if self.promised.get("started") else "inactive"
-        return {"LoadState": "loaded", "ActiveState": active, "UnitFileState": "enabled"}
+    def packaged(self, unit: str) -> Dict[str, str]:
+        """In a check: a unit that a package would bring, enabled and started as Debian's packages do. Of one
+        that was removed before, Debian's helper has noted the links: it stays disabled if they are gone."""
+        try:
+            with open(self.real(_NOTED % unit), encoding="utf-8", errors="replace") as reader:
+                links = reader.read().split()
+        except OSError:
+            links = []
+        enabled = all(self.exists(link) for link in links)
+        active = "active" if enabled and self.promised.get("started") else "inactive"
+        state = "enabled" if enabled else "disabled"
+        return {"LoadState": "loaded", "ActiveState": active, "UnitFileState": state}
 
     def makes(self, path: str) -> None:
         """In a check: a tool would leave something at `path`; a file, as far as can be told."""

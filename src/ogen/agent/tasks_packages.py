@@ -27,6 +27,8 @@ _APT_GET = (
     "-o",
     "DPkg::Lock::Timeout=120",
 )
+#: a simulation leaves apt's caches alone
+_IN_MEMORY = ("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
 
 
 def apt(args: Args, host: Host) -> Result:
@@ -50,7 +52,7 @@ def apt(args: Args, host: Host) -> Result:
 def _promise(todo: List[str], present: bool, args: Args, host: Host) -> None:
     """What apt says it would do; the names themselves, where it has no lists yet."""
     action = _action(present, args)
-    said = host.ask(*_APT_GET, "-s", *action, "--", *todo)
+    said = host.ask(*_APT_GET, *_IN_MEMORY, "-s", *action, "--", *todo)
     words = [line.split() for line in said.lines if line.startswith(("Inst ", "Remv "))]
     come = {word[1] for word in words if word[0] == "Inst"} | set(todo if present else ())
     gone = {word[1] for word in words if word[0] == "Remv"} | set(() if present else todo)
@@ -61,7 +63,7 @@ def _promise(todo: List[str], present: bool, args: Args, host: Host) -> None:
     for name in sorted(come):
         host.promised["started"] = args.get("policy_rc_d") is None
         for unit in host.promised.pop("units " + name, ()):  # it was to go before
-            host.promised["unit " + unit] = host.packaged
+            host.promised["unit " + unit] = host.packaged(unit)
     host.promised.update({"package " + name: name in come for name in come | gone})
 
 

@@ -41,7 +41,7 @@ def _properties(unit: str, host: Host) -> Dict[str, str]:
         raise Failed("systemctl show %s: %s" % (unit, last_lines(shown)))
     found = dict(line.split("=", 1) for line in shown.text.splitlines() if "=" in line)
     if found.get("LoadState") == "not-found" and "started" in host.promised:
-        return host.packaged
+        return host.packaged(unit)
     return found
 
 

@@ -33,7 +33,7 @@ class Course:
     @property
     def plain(self) -> bool:
         """Whether there is nothing to do but what the engine does anyway."""
-        return all(task.module in (RELEASE, MODELS) for task in self.play.tasks)
+        return not self.release.notify and all(t.module in (RELEASE, MODELS) for t in self.play.tasks)
 
 
 def course(playbook: Playbook, state: State) -> Course:

@@ -26,6 +26,7 @@ from .texts import Texts
 
 #: what follows for a host from a task that failed before its transaction, and after it
 BEFORE = "nothing was put in force there: mend what the task names, then run this again"
+PATIENCE = 10.0  # seconds for the host's lock
 #: a unit of the release, as systemd would show it then
 IN_FORCE = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled"}
 AFTER = "the new release is in force there, and stays: mend what the task names, then run this again"
@@ -203,6 +204,7 @@ class Around:
             "check": check,
             "promised": self.promised.get(opened.host.name, {}),
             "who": self.options.who,
+            "patience": PATIENCE,
             "force_handlers": False,
             # handlers were chosen here: to the agent they are steps like any other
             "steps": [{**step.document(), "handler": False} for step in steps],
