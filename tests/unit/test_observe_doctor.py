@@ -15,6 +15,7 @@ from doctor_cases import (
     INVENTORY,
     LOAD,
     NOW,
+    PS,
     ROW,
     TABLE,
     Change,
