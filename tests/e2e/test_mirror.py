@@ -136,6 +136,7 @@ def test_what_will_be_loaded_is_told_before_anything_starts(fleet: Fleet) -> Non
         )
         assert found, said
         assert float(found[1]) > 1
+    assert re.search(r"note: gpu1, the mirror, has for others 1 model to load, 4\.\d GiB", said), said
     assert fleet.origin.asked == []
 
 

@@ -152,6 +152,14 @@ def test_room_is_looked_for_before_anything_is_loaded(site: Site, monkeypatch: p
     assert site.machine.started == []
 
 
+def test_the_room_for_it_can_be_asked_before(site: Site) -> None:
+    message = {"op": "mirror_room", "models_dir": str(site.store), "sources": {SOURCE: 5, OTHER: 7}}
+    site.session.answer(message, b"")
+    room = site.session.wire.said[-1]["room"]  # type: ignore[attr-defined]
+    assert (room["need"], room["sources"]) == (7, [OTHER])
+    assert site.machine.ran == []
+
+
 def test_an_nginx_that_does_not_answer_is_an_error(site: Site) -> None:
     site.machine.status = 0
     reply = site.ask("mirror", {SOURCE: 0})

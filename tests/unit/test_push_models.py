@@ -20,7 +20,7 @@ from ogen.plan import plan
 from ogen.plan.model import Plan
 from ogen.push.mirror import Mirror, mirror_of, origins_of, shelf_of
 from ogen.push.results import Comparison, Target
-from ogen.push.supplies import Origins
+from ogen.push.supplies import Origins, for_others
 from ogen.push.turns import Turns
 from ogen.release.model import ModelBuild, Release
 from ogen.render import render
@@ -150,6 +150,15 @@ def test_the_mirror_gets_what_others_lack_before_any_of_them_starts(
     assert asked == [{SOURCE: 5_000}, {}], "once, until the end"
     assert contacts["a"].supplies[0]["mirror"] == "http://box"
     assert contacts["box"].supplies == [{}], "it asks the registry"
+
+
+def test_what_the_mirror_loads_for_others_alone() -> None:
+    found = {"box": seen("box", "a"), "one": seen("one", "a", "b", "sha256:cc"), "two": seen("two", "b")}
+    targets = [target(name) for name in (*found, "unseen")]
+    assert for_others("box", targets, found) == {"b": 0}
+    assert for_others("elsewhere", targets, found) == {"a": 0, "b": 0}
+    found["two"] = found["one"] = replace(found["two"], unchanged=True)
+    assert for_others("box", targets, found) == {}, "nothing is done there"
 
 
 def test_a_mirror_that_nobody_needs_is_left_alone(ready: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:

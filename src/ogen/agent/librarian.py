@@ -64,13 +64,13 @@ def room(manifest: store.Manifest) -> Dict[str, Any]:
     if not wanted:
         return {}
     where = models_dir(manifest)
-    coming = lacking(where, wanted)
-    return {
-        "folder": where,
-        "need": sum(coming.values()),
-        "free": tools.free_bytes(where),
-        "sources": sorted(coming),
-    }
+    return room_for(where, lacking(where, wanted))
+
+
+def room_for(where: str, coming: Dict[str, int]) -> Dict[str, Any]:
+    """What sources that are to come, with their bytes, will take."""
+    need, free = sum(coming.values()), tools.free_bytes(where)
+    return {"folder": where, "need": need, "free": free, "sources": sorted(coming)}
 
 
 def short(seen: Dict[str, Any]) -> str:

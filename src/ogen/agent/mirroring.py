@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Dict
 
 from . import librarian, modelstore, recovery, store, transient
-from . import machine as tools
 from .disk import Disk
 from .errors import AgentError, Refused
 from .frames import Message
@@ -54,14 +53,12 @@ def _load(session: Session, manifest: store.Manifest, message: Message) -> None:
     if program:
         hint = "run `ogen provision` first: it puts this version beside the others"
         raise Refused("%s is not on this host" % program, hint)
-    sources: Dict[str, int] = message["sources"]
-    lacking = {s: int(size or 0) for s, size in sources.items() if modelstore.in_store(where, s) is None}
+    lacking = _lacking(where, message["sources"])
     if not lacking:
         return
-    need = sum(lacking.values())
-    seen = {"folder": where, "need": need, "free": tools.free_bytes(where)}
-    if librarian.short(seen):
-        raise Refused(librarian.short(seen), librarian.NO_ROOM)
+    why = librarian.short(librarian.room_for(where, lacking))
+    if why:
+        raise Refused(why, librarian.NO_ROOM)
     work = librarian.Librarian(
         host.machine,
         manifest,
@@ -72,6 +69,16 @@ def _load(session: Session, manifest: store.Manifest, message: Message) -> None:
     with work:
         for source in lacking:
             work.get(source)
+
+
+def _lacking(where: str, sources: Dict[str, Any]) -> Dict[str, int]:
+    return {s: int(size or 0) for s, size in sources.items() if modelstore.in_store(where, s) is None}
+
+
+def mirror_room(session: Session, message: Message, data: bytes) -> None:
+    """What the mirror would load of `sources`, and the room for it."""
+    where = str(message["models_dir"])
+    session.reply(room=librarian.room_for(where, _lacking(where, message["sources"])))
 
 
 def _lay_out(disk: Disk, where: str, sources: Dict[str, Any]) -> Dict[str, bytes]:

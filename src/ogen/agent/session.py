@@ -44,6 +44,7 @@ OPERATIONS = {
     "unused": "pruning",
     "mirror": "mirroring",
     "unmirror": "mirroring",
+    "mirror_room": "mirroring",
 }
 
 

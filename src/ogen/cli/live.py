@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ def compare(path: Path, limit: str | None, context: int, parallel: int) -> Diff:
         if comparison.locked:
             console.say(f"note: {name} is held by another rollout: {comparison.locked}")
     tell_absent(found)
+    tell_mirror(ready, targets, found)
     diff = differences(targets, found, ready, context, foreign=True)
     return replace(diff, unseen=unseen(ready.inventory) if limit is None else ())
 
@@ -39,6 +40,8 @@ def compare(path: Path, limit: str | None, context: int, parallel: int) -> Diff:
 def tell_absent(found: Mapping[str, Comparison]) -> None:
     """What must be done before an apply can be, and what will be loaded."""
     for name, comparison in found.items():
+        if comparison.unchanged:
+            continue
         if comparison.short:
             console.say(f"note: {name} will be refused: {comparison.short}")
         elif comparison.room and comparison.room["sources"]:
@@ -47,6 +50,27 @@ def tell_absent(found: Mapping[str, Comparison]) -> None:
             console.say(
                 f"note: {name} has no {comparison.absent} yet: run `ogen provision` before `ogen apply`"
             )
+
+
+def tell_mirror(ready: Fleet, targets: Sequence[Target], found: Mapping[str, Comparison]) -> None:
+    """What the mirror will load for others, beside what it needs itself."""
+    from ..push import contact
+    from ..push.supplies import for_others
+
+    mirror = ready.inventory.mirror
+    if mirror is None or mirror.host is None:
+        return
+    sources = for_others(mirror.host, targets, found)
+    if not sources:
+        return
+    try:
+        with contact(ready.inventory.host(mirror.host), ready.options) as one:
+            room = one.mirror_room(sources)
+    except HostError as error:
+        console.say(f"note: the mirror {mirror.host}: {error.message}")
+        return
+    if room["sources"]:
+        console.say(f"note: {mirror.host}, the mirror, has for others {_loads(room)}")
 
 
 def _loads(room: Mapping[str, Any]) -> str:

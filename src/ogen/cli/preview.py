@@ -26,6 +26,7 @@ def preview(ready: Fleet, targets: tuple[Target, ...], shape: str, around: Aroun
     for error in skipped:
         console.say(f"note: {error.host} is left out: {error.message}")
     live.tell_absent(found)
+    live.tell_mirror(ready, targets, found)
     there = [t for t in targets if t.host.name in found]
     shown = live.differences(there, found, ready, context=3)
     tasks = {name: around.steps.get(name, []) for name in found} if around else {}

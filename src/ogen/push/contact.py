@@ -102,6 +102,12 @@ class Contact:
         gone: list[str] = self.ask({"op": "gc", "who": self.options.who})[0]["gone"]
         return gone
 
+    def mirror_room(self, sources: Mapping[str, int]) -> dict[str, Any]:
+        """As a comparison's `room`: what of `sources` this host would have to load as the mirror."""
+        message = {"op": "mirror_room", "models_dir": self.host.ollama.models_dir, "sources": dict(sources)}
+        found: dict[str, Any] = self.ask(message)[0]["room"]
+        return found
+
     def unused(self) -> dict[str, Any]:
         """`models` that no release of the host needs, and their `bytes`."""
         return self.ask({"op": "unused"})[0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError
-from .results import Event, Target
+from .results import Comparison, Event, Target
 
 if TYPE_CHECKING:
     from .mirror import Mirror, Shelf
@@ -38,8 +39,8 @@ class Supplies:
     def prepare(self, stack: ExitStack) -> None:
         """The mirror gets what others lack, and gives it to them until `stack` ends; hosts that can't have
         their models fail before anything is started."""
-        needs = {name: self._lacks(name) for name in self.rollout.seen if not self._ended(name)}
-        needs = {name: sources for name, sources in needs.items() if sources}
+        needs = lacking(self.rollout.targets, self.rollout.seen)
+        needs = {name: sources for name, sources in needs.items() if sources and not self._ended(name)}
         if self.origins.shelf is not None:
             self._from_shelf(self.origins.shelf, needs)
         if self.origins.mirror is not None:
@@ -69,9 +70,21 @@ class Supplies:
             for name in needs:
                 run.fail(mirror.missed(name, f"{mirror.host.name}: {error.message}"))
 
-    def _lacks(self, name: str) -> dict[str, int]:
-        """Models to load that are no files of the control machine, with their bytes."""
-        (release,) = (t.release for t in self.rollout.targets if t.host.name == name)
-        sizes = {model.source: model.size or 0 for model in release.models}
-        missing = self.rollout.seen[name].room.get("sources", ())
-        return {s: sizes.get(s, 0) for s in missing if not s.startswith("sha256:")}
+
+def lacking(targets: Sequence[Target], seen: Mapping[str, Comparison]) -> dict[str, dict[str, int]]:
+    """By host: models that it has to load and that are no files of the control machine, with their bytes."""
+    found = {}
+    for target in targets:
+        name = target.host.name
+        if name in seen and not seen[name].unchanged:
+            sizes = {model.source: model.size or 0 for model in target.release.models}
+            missing = seen[name].room.get("sources", ())
+            found[name] = {s: sizes.get(s, 0) for s in missing if not s.startswith("sha256:")}
+    return found
+
+
+def for_others(mirror: str, targets: Sequence[Target], seen: Mapping[str, Comparison]) -> dict[str, int]:
+    """What the mirror has to load for others alone."""
+    needs = lacking(targets, seen)
+    own = needs.pop(mirror, {})
+    return {s: size for sources in needs.values() for s, size in sources.items() if s not in own}
