@@ -28,9 +28,15 @@ ollama: {{version: 0.32.15, source: {{file: "dist/ollama-{{version}}.tar.zst"}}}
 models:
   chat: {{from: "llama3.1:8b-instruct-q4_K_M", context: {context}, aliases: ["llama3.1:8b"]}}
 hosts:
-  box: {{address: ADDRESS, gpus: [{{model: RTX 3090, count: 2}}]{state}}}
+  box: {{address: ADDRESS, gpus: [{{model: RTX 3090, count: 2}}]}}
 balancers:
   api: {{hosts: [box], listen: 8080, gate: true, keys: !file secrets/keys.yaml}}
+"""
+LEAVING = """\
+version: 1
+ssh: {{user: admin, become: true, key: {key}}}
+hosts:
+  box: {{address: ADDRESS, state: out}}
 """
 STOCK = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
 KEY = "0123456789abcdef-of-alice"
@@ -46,10 +52,10 @@ class Pair:
     theirs: Project
     exported: Exported
 
-    def write(self, context: int = 8192, state: str = "") -> None:
+    def write(self, context: int = 8192) -> None:
         for name, project in (("ours", self.ours), ("theirs", self.theirs)):
             text = INVENTORY.replace("ADDRESS", self.lab.address(name))
-            project.write(text, context=context, state=state)
+            project.write(text, context=context)
 
     def export(self) -> None:
         """As somebody does it that keeps keys in the project: encrypted."""
@@ -236,7 +242,7 @@ def test_retire(pair: Pair) -> None:
     leaver = ("-e", "ogen_retire=box")
     assert pair.exported.play("retire", *leaver, "--check") == {"box": 1}
     assert pair.exported.play("retire", *leaver) == {"box": 1}
-    pair.write(state=", state: out")
+    pair.ours.write(LEAVING.replace("ADDRESS", pair.lab.address("ours")))
     pair.ours.ogen("retire", "box", "--yes")
     pair.same("retire")
     assert pair.exported.play("retire", *leaver) == {"box": 0}

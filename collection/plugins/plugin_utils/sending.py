@@ -20,6 +20,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.ogen.fleet.plugins.plugin_utils.packing import MAIN, make
 
 AGENT = Path(__file__).parent.parent / "module_utils" / "agent"
+RUNS = {"previous": "rollback", "absent": "retire"}  # what a run is called in the host's history
 KNOWN = "ogen_secrets"  # the variable with texts of files that are not in the export
 
 
@@ -88,7 +89,7 @@ class Sender(ActionBase):
     def ask(self, args: Mapping[str, Any], told: Mapping[str, Any], task_vars: Any) -> dict[str, Any]:
         """One run of the module; a failure is raised."""
         name = f"ogen.fleet.{self._task.action.rpartition('.')[2]}"
-        said = {"who": self.who(), **told}
+        said = {"who": self.who(RUNS.get(told.get("state"), "apply")), **told}
         done = self._execute_module(name, module_args={**args, "told": said}, task_vars=task_vars)
         if done.get("failed"):
             raise AnsibleActionFail(str(done.get("msg", "failed")), result=_shown(done))
@@ -121,7 +122,7 @@ class Sender(ActionBase):
             self._make_tmp_path()
         return str(shell.join_path(shell.tmpdir, name))
 
-    def who(self) -> str:
+    def who(self, what: str) -> str:
         """As ogen's own runs are told apart in a host's history: by a number for each run of Ansible."""
         parent = os.getppid()  # of this worker: the run's own process
         try:
@@ -129,7 +130,7 @@ class Sender(ActionBase):
         except OSError:
             since = str(self._task.play)
         run = hashlib.sha256(f"{parent} {since}".encode()).hexdigest()[:8]
-        return f"{getpass.getuser()}@{socket.gethostname()} with Ansible (apply {run})"
+        return f"{getpass.getuser()}@{socket.gethostname()} with Ansible ({what} {run})"
 
 
 def _shown(done: Mapping[str, Any]) -> dict[str, Any]:
