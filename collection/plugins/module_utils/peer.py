@@ -16,10 +16,12 @@ from ansible_collections.ogen.fleet.plugins.module_utils.agent import (
     errors,
     gate,
     leases,
+    ledger,
     librarian,
     looks,
     parts,
     store,
+    supply,
 )
 from ansible_collections.ogen.fleet.plugins.module_utils.agent.disk import Disk
 from ansible_collections.ogen.fleet.plugins.module_utils.agent.machine import Machine
@@ -36,10 +38,12 @@ __all__ = [
     "closing",
     "gate",
     "leases",
+    "ledger",
     "librarian",
     "looks",
     "parts",
     "store",
+    "supply",
 ]
 
 PART = 4 * 1024 * 1024  # bytes of a file in one frame

@@ -66,9 +66,10 @@ from ansible_collections.ogen.fleet.plugins.module_utils.peer import (
     Locks,
     Module,
     Peer,
+    ledger,
     librarian,
-    parts,
     store,
+    supply,
 )
 
 
@@ -95,8 +96,9 @@ def change(peer: Peer, told: dict) -> dict:
             host.machine,
             told["manifest"],
             told["unit"],
-            lambda digest: parts.fetch(peer.session, digest),
+            supply.Supply(peer.session, supply.Plan.of(told), host.machine),
             lambda text, percent: None,
+            ledger.Ledger(host.disk, librarian.models_dir(told["manifest"])).note,
         )
     finally:
         held.drop()
