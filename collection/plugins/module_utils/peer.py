@@ -78,6 +78,8 @@ class Module(AnsibleModule):
             self._failed(error.plain())
         except Failure as error:
             self._failed(error.reply)
+        except OSError as error:
+            self._failed({"message": "%s: %s" % (error.filename, error.strerror or error)})
 
     def _failed(self, reply: Message) -> None:
         hint, log = reply.get("hint"), list(reply.get("log") or ())
@@ -92,7 +94,9 @@ class Peer:
 
     def __init__(self, told: Message, root: str = "/") -> None:
         self.archive = told.get("archive")
-        self.files: Dict[str, str] = told.get("files") or {}  # digest → path on this host
+        # opened now: the agent asks for a model's file while it has only the rights of the store's owner
+        files: Dict[str, str] = told.get("files") or {}  # digest → path on this host
+        self.files = {digest: os.open(path, os.O_RDONLY | os.O_CLOEXEC) for digest, path in files.items()}
         self.about = {key: told[key] for key in ("who", "git", "patience") if key in told}
         digest = str(told.get("agent") or "")
         self.host = Host(Disk(root), Machine(), digest)
@@ -159,17 +163,16 @@ class Peer:
     def _parts(self, digest: str, at: Optional[int]) -> Iterator[Tuple[Message, bytes]]:
         """From `at` on (None: only the size). Each part is read when it is received: a model is too much for
         the memory."""
-        size = os.path.getsize(self.files[digest])
+        handle = self.files[digest]
+        size = os.fstat(handle).st_size
         done = size if at is None else at
-        with open(self.files[digest], "rb") as file:
-            file.seek(done)
-            while True:
-                data = file.read(PART)
-                done += len(data)
-                last = done >= size or not data
-                yield {"op": "part", "size": size, "last": last}, data
-                if last:
-                    return
+        while True:
+            data = os.pread(handle, PART, done)
+            done += len(data)
+            last = done >= size or not data
+            yield {"op": "part", "size": size, "last": last}, data
+            if last:
+                return
 
 
 def agents(disk: Disk) -> List[str]:

@@ -92,7 +92,7 @@ class Sender(ActionBase):
         said = {"who": self.who(RUNS.get(told.get("state"), "apply")), **told}
         done = self._execute_module(name, module_args={**args, "told": said}, task_vars=task_vars)
         if done.get("failed"):
-            raise AnsibleActionFail(str(done.get("msg", "failed")), result=_shown(done))
+            raise AnsibleActionFail(_why(done), result=_shown(done))
         return _shown(done)
 
     def send(self, found: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
@@ -131,6 +131,12 @@ class Sender(ActionBase):
             since = str(self._task.play)
         run = hashlib.sha256(f"{parent} {since}".encode()).hexdigest()[:8]
         return f"{getpass.getuser()}@{socket.gethostname()} with Ansible ({what} {run})"
+
+
+def _why(done: Mapping[str, Any]) -> str:
+    """A module that raised has no `msg` since ansible-core 2.19."""
+    raised = done.get("exception")
+    return str(done.get("msg") or getattr(getattr(raised, "event", None), "msg", None) or raised or "failed")
 
 
 def _shown(done: Mapping[str, Any]) -> dict[str, Any]:
