@@ -98,7 +98,11 @@ class Gated:
 
     @property
     def master(self) -> int:
-        return int((self.folder / "run-balancer-api/nginx.pid").read_text())
+        pid, end = self.folder / "run-balancer-api/nginx.pid", time.monotonic() + 10
+        while not (pid.exists() and pid.read_text()):  # it listens before it writes this
+            assert time.monotonic() < end, "nginx writes its pid"
+            time.sleep(0.01)
+        return int(pid.read_text())
 
     def workers(self) -> list[int]:
         text = Path(f"/proc/{self.master}/task/{self.master}/children").read_text()

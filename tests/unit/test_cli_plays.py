@@ -341,7 +341,7 @@ def test_tasks_around_a_retirement(project: Project) -> None:
     text = HEAD + "  tasks:\n    - {name: Say, file: {path: /srv/gone, state: touch}}\n"
     project.play(text + "    - ogen.fleet.release: {state: absent}\n", "retire.yaml")
     shown = project.ogen("retire", "gpu2", "--dry-run", code=2).stdout
-    assert "13 files on 1 host: 13 removed" in shown
+    assert "14 files on 1 host: 14 removed" in shown
     assert "gpu2: tasks of the play\n  Say\n" in shown
     assert (project.farm.root("gpu2") / "etc/ogen/current").is_symlink()
     rows = project.run("retire", "gpu2", "--yes")
