@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import math
 import os
@@ -10,7 +11,9 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from known_backend import Backend, Plan
@@ -196,3 +199,18 @@ def test_what_is_no_url(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         Target.of(url)
     assert "b@" not in str(caught.value)
+
+
+def test_ctrl_c_before_there_is_a_loop_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an exception it may come in the middle of what asyncio does then, and be lost: ogen went on."""
+    run = asyncio.run
+
+    def late(work: Coroutine[Any, Any, None]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        run(work)
+
+    monkeypatch.setattr(asyncio, "run", late)
+    with Backend(Plan([0.02], 4)) as backend:
+        found = load(Target.of(backend.url, ""), ASKED, 4, Bounds(None, 60.0, 60.0))
+    assert found.interrupted
+    assert not found.records

@@ -12,13 +12,15 @@ import signal
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from .bench_answers import Answer, Asked, Broken, request
 from .bench_figures import Record, percentile
 from .bench_link import Link, Target, why
 
+T = TypeVar("T")
 TICK = 0.02  # seconds between two looks at how late the loop is
 TELL = 0.5  # between two words about progress
 PAUSE = 0.2  # after a failure, so that what refuses at once is not asked a thousand times a second
@@ -61,9 +63,28 @@ def load(
     """Runs to its bounds; Ctrl-C ends it early, with what was measured. `first` numbers the first prompt."""
     run = _Run(target, asked, concurrency, bounds, first, tell)
     began = time.process_time(), time.monotonic()
-    asyncio.run(run.all())
+    with _interruptible(run.interrupt):
+        asyncio.run(run.all())
     run.found.cpu = (time.process_time() - began[0]) / max(1e-9, time.monotonic() - began[1])
     return run.found
+
+
+@contextlib.contextmanager
+def _interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C calls `interrupt`. From before the loop is there: an exception may come in the middle of what
+    asyncio does then, and be lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupt())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Run:
@@ -76,29 +97,49 @@ class _Run:
         self.sent = 0
         self.good = 0
         self.found = Load()
+        self.wake: Callable[[], object] = _nothing
         self.tls = ssl.create_default_context() if target.tls else None
         headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
         self.headers = {"Accept": "*/*", "User-Agent": "ogen-bench", **headers}
 
+    def interrupt(self) -> None:
+        self.found.interrupted = True
+        self.wake()
+
     async def all(self) -> None:
-        self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
-        links = await self._connected()
-        self.begin = self.loop.time()
-        watching = self.loop.create_task(self._watch())
-        places = [self.loop.create_task(self._place(link)) for link in links]
-        stopping = self.loop.create_task(self._stopped())
-        with self._interruptible():
-            todo: set[asyncio.Task[None]] = set(places)
-            while todo and not self.stop.is_set():
-                done, _ = await asyncio.wait({*todo, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                todo -= done
-        for task in (*places, watching, stopping):
-            task.cancel()
-        await asyncio.gather(*places, watching, stopping, return_exceptions=True)
+        self.loop = loop = asyncio.get_running_loop()
+        self.wake = lambda: loop.call_soon_threadsafe(self.stop.set)
+        if self.found.interrupted:
+            self.stop.set()
+        stopping = loop.create_task(self._stopped())
+        tasks: list[asyncio.Task[None]] = [stopping]
+        try:
+            links = await self._unless(stopping, self._connected())
+            if links is None:
+                return
+            self.begin = loop.time()
+            places = [loop.create_task(self._place(link)) for link in links]
+            tasks += [loop.create_task(self._watch()), *places]
+            await self._unless(stopping, asyncio.wait(places, return_when=asyncio.FIRST_EXCEPTION))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.wake = _nothing
         for place in places:
             if not place.cancelled() and (error := place.exception()):
                 raise error
+
+    async def _unless(self, stopping: asyncio.Task[None], work: Coroutine[Any, Any, T]) -> T | None:
+        """What it returns; None where it is told to stop before."""
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
 
     async def _connected(self) -> list[Link | None]:
         """A connection for each place, before the first request; one that fails is tried again then."""
@@ -109,24 +150,6 @@ class _Run:
 
     async def _stopped(self) -> None:
         await self.stop.wait()
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def interrupt() -> None:
-            self.found.interrupted = True
-            self.stop.set()
-
-        before = signal.getsignal(signal.SIGINT)
-        self.loop.add_signal_handler(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            self.loop.remove_signal_handler(signal.SIGINT)
-            signal.signal(signal.SIGINT, before)
 
     # ------------------------------------------------------------------------------- one place
     async def _place(self, link: Link | None) -> None:
