@@ -241,3 +241,11 @@ def test_ansible_takes_the_shipped_playbooks(tmp_path: Path) -> None:
         env = {**os.environ, **places, "LC_ALL": "C.UTF-8"}
         done = subprocess.run([*command, file], env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
+
+
+def test_what_is_outside_of_the_subset_names_the_export(tmp_path: Path) -> None:
+    with pytest.raises(OgenError) as caught:
+        load(write(tmp_path, play("ansible.builtin.shell: echo hi")))
+    (error,) = caught.value.errors if isinstance(caught.value, Problems) else (caught.value,)
+    assert "`ogen export ansible`" in str(error.hint)
+    assert error.where is not None

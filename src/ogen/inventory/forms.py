@@ -127,6 +127,18 @@ def _autofit(node: Node, subject: str, faults: Faults) -> Node | None:
     return None
 
 
+def _mirror(node: Node, subject: str, faults: Faults) -> Node | None:
+    """A name alone could be a host's or a folder's."""
+    if node.is_map:
+        return node
+    faults.add(
+        f"{subject} must be a map, not {shown(node)}",
+        node.where,
+        "write {host: NAME} for a host that gives models to the others, or {folder: DIR}",
+    )
+    return None
+
+
 def _rate(node: Node, subject: str, faults: Faults) -> Node | None:
     """A number of requests needs its unit of time."""
     if isinstance(node.value, str):
@@ -278,6 +290,7 @@ FORMS: dict[str, Form] = {
     "archives": Form(_archives, lambda long: {"anyOf": [long, long["items"]]}),
     "digests": Form(_digests, _either({"type": "string", "pattern": f"^(?:{CHECKS['sha256'].pattern})$"})),
     "autofit": Form(_autofit, _either({"type": "boolean"})),
+    "mirror": Form(_mirror, lambda long: long),
     "gate": Form(_gate, _either({"const": True})),
     "sources": Form(
         _sources,

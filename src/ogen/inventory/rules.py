@@ -39,7 +39,9 @@ INVENTORY: Rules = {
         form="many",
         schema={"type": "string", "check_with": "registry"},
     ),
-    "mirror": key("Where hosts get models from in place of the registries.", type="dict", schema=MIRROR),
+    "mirror": key(
+        "Where hosts get models from in place of the registries.", form="mirror", type="dict", schema=MIRROR
+    ),
     "groups": key(
         "Hosts that have settings in common, by the group's name.",
         type="dict",

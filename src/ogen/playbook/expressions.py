@@ -16,7 +16,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..errors import PlaybookError, Where
 from ..source import Node
 
-OUTSIDE = "what is outside of the subset (docs/playbooks.md), ansible-playbook itself can run"
+OUTSIDE = (
+    "what is outside of the subset (docs/playbooks.md) runs under ansible-playbook: `ogen export ansible`"
+    " writes the project for it"
+)
 #: of Jinja's own; the others either draw lots or are meant for HTML
 _DROPPED_FILTERS = ("random", "urlize", "xmlattr", "safe", "escape", "e", "forceescape", "striptags")
 
