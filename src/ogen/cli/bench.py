@@ -62,30 +62,6 @@ def command(
 
 
 # ------------------------------------------------------------------------------------- what is told
-def _document(where: Place, job: work.Job, done: work.Done) -> dict[str, Any]:
-    from ..observe.bench_figures import knee
-    from . import failure
-
-    return {
-        "url": where.url,
-        "balancer": where.balancer or None,
-        "began": job.began,
-        "asked": asdict(job.asked),
-        "steps": [
-            asdict(run.step)
-            | {
-                "client": asdict(run.client) | {"slow": run.client.slow(run.step)},
-                "shares": asdict(run.shares),
-                "cards": [asdict(card) for card in run.cards],
-            }
-            for run in done.runs
-        ],
-        "knee": knee([run.step for run in done.runs]),
-        "interrupted": done.interrupted,
-        "errors": [failure.as_json(error) for error in done.errors],
-    }
-
-
 def _show(where: Place, job: work.Job, done: work.Done) -> None:
     from ..observe import view_bench
     from ..observe.bench_figures import knee

@@ -99,44 +99,34 @@ def _digests(node: Node, subject: str, faults: Faults) -> Node | None:
     return Node({"*": like(node, node.text or node.value)}, node.where, keys={"*": node.where})
 
 
+def _map(node: Node, subject: str, faults: Faults, wanted: str, hint: str) -> Node | None:
+    """The map that it is; else what is `wanted` is told, and the hint shows how such a map looks."""
+    if node.is_map:
+        return node
+    faults.add(f"{subject} must be {wanted}, not {shown(node)}", node.where, hint)
+    return None
+
+
 def _gate(node: Node, subject: str, faults: Faults) -> Node | None:
     """`true` is a gate with the usual queue."""
     if node.value is True:
         return Node({}, node.where)
-    if node.is_map:
-        return node
-    faults.add(
-        f"{subject} must be true or a map, not {shown(node)}",
-        node.where,
-        "write true or {queue: 512, wait: 10m}; leave it out for none",
-    )
-    return None
+    hint = "write true or {queue: 512, wait: 10m}; leave it out for none"
+    return _map(node, subject, faults, "true or a map", hint)
 
 
 def _autofit(node: Node, subject: str, faults: Faults) -> Node | None:
     """`true` is autofit as usual; `false` takes it back where a group or a default has it."""
     if isinstance(node.value, bool):
         return Node({"enabled": node}, node.where, keys={"enabled": node.where})
-    if node.is_map:
-        return node
-    faults.add(
-        f"{subject} must be true, false or a map, not {shown(node)}",
-        node.where,
-        "write true or {hold: 5m, every: 10s, margin: 512MiB}",
-    )
-    return None
+    hint = "write true or {hold: 5m, every: 10s, margin: 512MiB}"
+    return _map(node, subject, faults, "true, false or a map", hint)
 
 
 def _mirror(node: Node, subject: str, faults: Faults) -> Node | None:
     """A name alone could be a host's or a folder's."""
-    if node.is_map:
-        return node
-    faults.add(
-        f"{subject} must be a map, not {shown(node)}",
-        node.where,
-        "write {host: NAME} for a host that gives models to the others, or {folder: DIR}",
-    )
-    return None
+    hint = "write {host: NAME} for a host that gives models to the others, or {folder: DIR}"
+    return _map(node, subject, faults, "a map", hint)
 
 
 def _rate(node: Node, subject: str, faults: Faults) -> Node | None:
