@@ -65,6 +65,25 @@ def test_only_what_is_granted_and_idle_goes(monkeypatch: pytest.MonkeyPatch) -> 
     assert machine.time >= 8.0, "idle for a second"
 
 
+def test_workers_of_a_queue_rest_before_it_is_looked_who_is_served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gate, "WORKERS", str(tmp_path / "ogen-queue-worker-*-%s.service"))
+    for name in ("gpu0", "gpu1"):
+        (tmp_path / f"ogen-queue-worker-jobs-{name}.service").touch()
+    machine, ordered = Machine(), []
+    machine.run = ordered.append  # type: ignore[attr-defined]
+    worker = "ogen-queue-worker-jobs-gpu1.service"
+    monkeypatch.setattr(gate, "connections", lambda _: [] if ordered else ["127.0.0.1"])
+    door = Gate(machine, lambda proofs, why: Grant(["gpu1"], machine.now() + 30), 60.0)  # type: ignore[arg-type]
+    assert door.admit(PROOFS, "restart") == ["gpu1"]
+    assert ordered == [["systemctl", "stop", "--no-block", "--", worker]]
+    monkeypatch.setattr(gate, "connections", lambda _: ["127.0.0.1"])
+    with pytest.raises(Unproven):
+        door.admit(PROOFS, "restart")
+    assert ordered[-1] == ["systemctl", "start", "--no-block", "--", worker], "it works again"
+
+
 def test_a_grant_that_runs_out_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, asked = Machine(), []
 

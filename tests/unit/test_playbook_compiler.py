@@ -34,6 +34,9 @@ NODE = {
     "ogen_models_dir": "/srv/models",
     "ogen_ollama_dir": "/opt/ogen/ollama/0.33.0",
     "ogen_ollama_archives": [],
+    "ogen_queue_redis": False,
+    "ogen_queue_libraries": [],
+    "ogen_queue_dir": "/opt/ogen/queue/1",
 }
 
 
@@ -282,6 +285,17 @@ def test_provision_of_a_gate() -> None:
     assert not named(provision(ogen_balancer=True), "gate")
     (modules,) = named(provision(ogen_balancer=True, ogen_gate=True), "gate")
     assert modules.args["name"] == ["libnginx-mod-http-lua", "lua-cjson"]
+
+
+def test_provision_of_a_queue() -> None:
+    assert not named(provision(), "queue")
+    libraries = [{"file": "wheels/a.tar", "id": "1"}]
+    made = provision(ogen_queue_redis=True, ogen_queue_libraries=libraries)
+    (redis,) = named(made, "Redis for the queue")
+    assert redis.notify == ("Hold off the package's own Redis",)
+    steps = [step for step in made if "/opt/ogen/queue/1" in str(step.args)]
+    assert [step.module for step in steps] == ["file", "unarchive", "command", "copy"]
+    assert steps[1].args["src"] == "wheels/a.tar"
 
 
 def test_a_machines_own_nginx_that_balances_starts_at_boot_and_is_not_held_off() -> None:

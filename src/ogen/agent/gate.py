@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .transaction import Host
 
 GRANT = "/run/ogen/grant.json"
+WORKERS = "/etc/systemd/system/ogen-queue-worker-*-%s.service"
 TOLD = 60.0  # seconds without a word from the controller, which says one every 15 s
 LAST = 30.0  # seconds that an instance gets to end what it has begun when it must go down unasked
 
@@ -70,14 +71,18 @@ class Gate:
                 if not must:
                     raise
                 next_ = proofs if why == "stop" else proofs[:1]
+                order(self.machine, "stop", workers(next_))
                 idle(self.machine, next_, min(end, self.machine.now() + LAST))
                 return [p["instance"] for p in next_]
             chosen = [p for p in proofs if p["instance"] in grant.instances]
+            resting = workers(chosen)
+            order(self.machine, "stop", resting)
             if idle(self.machine, chosen, min(end, grant.until)):
                 return [p["instance"] for p in chosen]
             if self.machine.now() >= end:
                 if must:
                     return [p["instance"] for p in chosen]
+                order(self.machine, "start", resting)
                 raise _busy(chosen, self.patience)
 
 
@@ -88,6 +93,21 @@ def _busy(proofs: Sequence[Proof], patience: float) -> AgentError:
         "after %d s there still are connections to %s" % (patience, ", ".join(told)),
         "wait for what they do, end those clients, or raise rollout.drain_timeout",
     )
+
+
+# ------------------------------------------------------------------------------ workers of queues
+def workers(proofs: Sequence[Proof]) -> List[str]:
+    """Units that work on jobs with these instances. They take no more when they are told to stop, and end
+    what they have begun; the instance's next start starts them."""
+    import glob
+
+    found = [p for proof in proofs for p in glob.glob(WORKERS % proof["instance"])]
+    return sorted(os.path.basename(path) for path in found)
+
+
+def order(machine: Machine, verb: str, units: Sequence[str]) -> None:
+    if units:
+        machine.run(["systemctl", verb, "--no-block", "--", *units])
 
 
 # ----------------------------------------------------------------------------------- who is asked

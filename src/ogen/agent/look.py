@@ -11,7 +11,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Tuple
 
-from . import alarm, compare, leases, look_access, look_cards, look_log, look_others, look_store, prove, rungs
+from . import (
+    alarm,
+    compare,
+    leases,
+    look_access,
+    look_cards,
+    look_log,
+    look_others,
+    look_store,
+    prove,
+    queues,
+    rungs,
+)
 from .disk import Disk
 from .frames import Message
 from .machine import Machine
@@ -75,6 +87,7 @@ def _live(disk: Disk, machine: Machine, manifest: Manifest) -> Seen:
             "units": units,
             "cards": cards.result(),
             **leases.listed(Host(disk, machine)),
+            "queues": queues.fronts(machine),
             "instances": {p["instance"]: a for p, a in zip(manifest["instances"], answers)},  # noqa: B905
             "rungs": {p["instance"]: rungs.chosen(p["instance"]) for p in manifest["instances"]},
             "hashes": {p["balancer"]: h for p, h in zip(manifest["balancers"], hashes)},  # noqa: B905

@@ -33,6 +33,7 @@ OPERATIONS = {
     "restart": "restarts",
     "close": "closing",
     "connections": "looks",
+    "queue": "queues",
     "lease": "leases",
     "unlease": "leases",
     "leases": "leases",

@@ -55,6 +55,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "drain": Entry("Keep new requests away from instances, and wait until they have ended what they do."),
         "undrain": Entry("Let requests come to drained instances again.", "drain", "undrain"),
         "restart": Entry("Restart instances, each drained before and proven after."),
+        "queue": Entry("Submit jobs to a queue, see what waits, run dead letters again, let it run empty."),
         "retire": Entry("Take all that is ogen's from a host."),
     },
     "Watch": {

@@ -60,6 +60,8 @@ def _secrets(inventory: Inventory) -> Iterator[Secret]:
         if host.state == "in":
             yield from (secret for secret in (host.ssh.password, host.ssh.become_password) if secret)
     yield from (balancer.keys for balancer in inventory.balancers if balancer.keys)
+    for queue in inventory.queues:
+        yield from (secret for secret in (queue.redis.secret, queue.redis.url) if secret)
 
 
 def _options(inventory: Inventory, vault: Vault, parallel: int, what: str) -> Options:

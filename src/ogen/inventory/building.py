@@ -28,6 +28,9 @@ from .model import (
     Monitoring,
     Ollama,
     Pin,
+    Queue,
+    Redis,
+    RedisTls,
     Rollout,
     Source,
     Ssh,
@@ -228,6 +231,17 @@ def _limits(node: Node) -> Limits:
 
 def mirror(node: Node | None) -> Mirror | None:
     return Mirror(**_fields(node), where=node.where) if node is not None else None
+
+
+# ---------------------------------------------------------------------------------------- queues
+def queue(name: str, node: Node, where: Any) -> Queue | None:
+    """The queue `name`; None where its Redis or balancers were told to be wrong."""
+    redis, balancers = node.get("redis"), node.get("balancers")
+    if redis is None or balancers is None or not balancers.value:
+        return None
+    tls = redis.get("tls")
+    made = Redis(tls=RedisTls(**bare(tls)) if tls is not None else None, **_fields(redis, "tls"))
+    return Queue(name=name, redis=made, where=where, **_fields(node, "redis"))
 
 
 def rollout(node: Node | None) -> Rollout:

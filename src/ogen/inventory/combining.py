@@ -8,7 +8,7 @@ from ..errors import Where
 from ..source import Node
 from .faults import Faults
 
-_NAMED = ("models", "groups", "hosts", "balancers")  # their entries are things of their own
+_NAMED = ("models", "groups", "hosts", "balancers", "queues")  # their entries are things of their own
 
 
 def combined(nodes: Sequence[Node], faults: Faults) -> Node | None:

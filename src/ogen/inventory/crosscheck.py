@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ..source import Node
-from . import archives, endpoints, environment, origins
+from . import archives, endpoints, environment, origins, queues
 from .checks import is_file
 from .faults import Faults
 from .merging import HostEntry, numbered
@@ -30,6 +30,7 @@ def check(
     origins.check(inventory, names)
     for balancer in inventory.balancers:
         _balancer(balancer, names)
+    queues.check(inventory, names)
     _environments(checked, faults)
     if "version" not in top.value:
         faults.add("'version' is missing", top.where, "an inventory begins with version: 1")

@@ -69,6 +69,8 @@ def _ports(inventory: Inventory, names: Names) -> None:
         for listener in _of_balancer(balancer, names):
             for name in hosts:
                 _claim(used, name, listener, names.faults)
+    for name, listener in _of_queues(inventory, names):
+        _claim(used, name, listener, names.faults)
 
 
 def _of_host(host: Host) -> Iterator[_Listener]:
@@ -84,6 +86,15 @@ def _of_host(host: Host) -> Iterator[_Listener]:
     for gpu in host.gpus:
         if gpu.index not in pinned:
             yield _Listener(host.ollama.first_port + gpu.index, f"card {gpu.index}", host.where)
+
+
+def _of_queues(inventory: Inventory, names: Names) -> Iterator[tuple[str, _Listener]]:
+    """The Redis that ogen runs for a queue, and its host."""
+    for queue in inventory.queues:
+        if queue.redis.host is not None:
+            node = names.node("queues", queue.name, "redis", "port")
+            where = node.where if node else queue.where
+            yield queue.redis.host, _Listener(queue.redis.port, f"Redis of queue {queue.name!r}", where)
 
 
 def _cards(pin: Pin) -> str:

@@ -104,8 +104,8 @@ def _inventory(top: Node, folder: Path, name: str, lock: Lock | None, faults: Fa
     if checked is None:
         return None
     empty = Node({}, top.where)
-    models, groups, hosts, balancers = (
-        checked.get(key) or empty for key in ("models", "groups", "hosts", "balancers")
+    models, groups, hosts, balancers, queues = (
+        checked.get(key) or empty for key in ("models", "groups", "hosts", "balancers", "queues")
     )
     found = entries(hosts, faults)
     grouped = members(groups, found, faults)
@@ -126,6 +126,7 @@ def _inventory(top: Node, folder: Path, name: str, lock: Lock | None, faults: Fa
         lock=lock,
         mirror=building.mirror(checked.get("mirror")),
         **_given("registries", checked),
+        queues=tuple(q for q in (building.queue(k, n, queues.keys.get(k)) for k, n in queues.items()) if q),
     )
     crosscheck.check(inventory, top, checked, found, faults)
     return inventory

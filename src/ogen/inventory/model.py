@@ -308,6 +308,44 @@ class Balancer:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisTls:
+    certificate: str | None = None  # on Redis' host
+    key: str | None = None
+    ca: str | None = None  # on the hosts that ask; None: the system's authorities
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """Where a queue's jobs are kept: a Redis that ogen runs on `host`, or somebody's at `url`."""
+
+    host: str | None = None
+    port: int = 6379
+    secret: Secret | None = None
+    memory: int = 256 * 1024 * 1024  # bytes
+    tls: RedisTls | None = None
+    url: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Jobs for models that wait until an instance is free, and are not lost."""
+
+    name: str
+    redis: Redis
+    balancers: tuple[str, ...]
+    models: tuple[str, ...] = ()  # (): all
+    length: int = 1000  # jobs that may wait for each model
+    tries: int = 3
+    backoff: float = 2.0
+    timeout: float = 3600.0
+    expiry: float = 3600.0
+    lease: float = 15.0
+    dead_letters: int = 1000
+    libraries: str = "wheels"  # relative to the inventory's folder
+    where: Where | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     batches: tuple[int | str, ...] = (1, "25%", "100%")
     max_fail: int | str = 0
@@ -353,6 +391,7 @@ class Inventory:
     lock: Lock | None = None
     registries: tuple[str, ...] = ("registry.ollama.ai", "hf.co")
     mirror: Mirror | None = None
+    queues: tuple[Queue, ...] = ()
 
     def host(self, name: str) -> Host:
         return next(h for h in self.hosts if h.name == name)

@@ -11,6 +11,7 @@ from typing import Any
 from .rules_balancers import BALANCER, ROLLOUT
 from .rules_hosts import ENV, GROUP, HOST, MONITORING, OLLAMA, SSH, key
 from .rules_models import MIRROR, MODEL
+from .rules_queues import QUEUE
 
 Rules = dict[str, Any]
 
@@ -61,6 +62,12 @@ INVENTORY: Rules = {
         type="dict",
         keysrules={"type": "string", "check_with": "short_name"},
         valuesrules={"type": "dict", "schema": BALANCER},
+    ),
+    "queues": key(
+        "Queues of jobs that must not be lost, by name.",
+        type="dict",
+        keysrules={"type": "string", "check_with": "short_name"},
+        valuesrules={"type": "dict", "schema": QUEUE},
     ),
     "rollout": key("How changes go over the hosts.", type="dict", schema=ROLLOUT),
 }

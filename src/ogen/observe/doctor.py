@@ -11,6 +11,7 @@ from . import (
     finders_host,
     finders_instance,
     finders_log,
+    finders_queue,
     finders_share,
     finders_units,
 )
@@ -29,6 +30,7 @@ FINDERS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     *finders_instance.FINDERS,
     *finders_balancer.FINDERS,
     *finders_share.FINDERS,
+    *finders_queue.FINDERS,
 )
 
 

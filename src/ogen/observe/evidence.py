@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..inventory.model import Gpu
 from ..push import Comparison
@@ -235,4 +236,5 @@ class HostSeen:
     instances: tuple[InstanceSeen, ...] = ()
     balancers: tuple[BalancerSeen, ...] = ()
     leases: tuple[LeaseSeen, ...] = ()
+    queues: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what their fronts here say
     deep: Deep | None = None

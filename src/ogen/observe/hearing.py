@@ -65,6 +65,7 @@ def host_seen(
             )
             for p in map(_map, _list(said.get("balancers")))
         ),
+        queues={_text(name): _map(one) for name, one in _map(said.get("queues")).items()},
         leases=(
             *(
                 LeaseSeen(_text(server), _float(one.get("left")) or 0.0, _text(one.get("who")))

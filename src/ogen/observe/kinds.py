@@ -63,4 +63,11 @@ KINDS = {
     "queue-full": "the gate turned requests away: too many waited, or for too long",
     "card-idle": "an instance that is well got next to none of its pool's requests",
     "card-unused": "a card has no model, while requests wait for one that would fit there",
+    # queues
+    "queue-down": "a queue's front or its Redis does not answer",
+    "queue-no-worker": "no worker of a pool was heard of for 30 s",
+    "queue-near-full": "80 % of a queue's places are taken: then jobs are refused",
+    "queue-memory": "80 % of its Redis' memory are taken: then jobs are refused",
+    "queue-slow": "the job that is next has waited for more than 10 min",
+    "queue-dead": "jobs failed at every try",
 }

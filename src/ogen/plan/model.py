@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import Where
-from ..inventory.model import Balancer, Gpu, Host, Inventory, KvType, Model, Source
+from ..inventory.model import Balancer, Gpu, Host, Inventory, KvType, Model, Queue, Source
 
 if TYPE_CHECKING:
     from ..fit import Account, Concession, Verdict
@@ -124,6 +124,20 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """A queue with the pools whose jobs it holds, and the hosts that its parts run on."""
+
+    queue: Queue
+    pools: tuple[Pool, ...]
+    fronts: tuple[str, ...]  # hosts of its balancers: there jobs come in
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Hosts with an instance that serves one of the pools."""
+        return tuple(dict.fromkeys(member.host for pool in self.pools for member in pool.members))
+
+
+@dataclass(frozen=True, slots=True)
 class Remark:
     """Something that a reviewer should know: a warning, with its place."""
 
@@ -138,6 +152,7 @@ class HostPlan:
     host: Host
     instances: tuple[Instance, ...]
     entries: tuple[Entry, ...]  # the balancers that run here
+    works: tuple[Work, ...] = ()  # the queues of which a part runs here
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +161,7 @@ class Plan:
     hosts: tuple[HostPlan, ...]  # `state: out` hosts are left out
     entries: tuple[Entry, ...]
     remarks: tuple[Remark, ...] = ()
+    works: tuple[Work, ...] = ()
 
     def host(self, name: str) -> HostPlan:
         return next(h for h in self.hosts if h.host.name == name)

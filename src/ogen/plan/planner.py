@@ -13,6 +13,7 @@ from .pools import build_pools
 from .remarks import remarks_on
 from .rungs import pointing, with_rungs
 from .sources import candidates_of
+from .works import build_works, here
 
 
 def plan(inventory: Inventory) -> Plan:
@@ -28,14 +29,20 @@ def plan(inventory: Inventory) -> Plan:
     _raise([*problems, *conflicts])
     pools = build_pools(inventory, instances)
     entries, problems = build_entries(inventory, pools, instances)
-    _raise(problems)
+    works, unworkable = build_works(inventory, pools, entries)
+    _raise([*problems, *unworkable])
     instances = with_rungs(board, fitter, instances, bundles, entries)
     entries = pointing(entries, instances)
     hosts = tuple(
-        HostPlan(host, instances[host.name], tuple(e for e in entries if host.name in e.hosts))
+        HostPlan(
+            host,
+            instances[host.name],
+            tuple(e for e in entries if host.name in e.hosts),
+            here(works, host.name),
+        )
         for host in board.hosts
     )
-    return Plan(inventory, hosts, entries, remarks_on(inventory, instances, pools, entries))
+    return Plan(inventory, hosts, entries, remarks_on(inventory, instances, pools, entries), works)
 
 
 def _raise(problems: list[OgenError]) -> None:

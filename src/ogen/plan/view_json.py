@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from .model import Entry, HostPlan, Instance, Placement, Plan, Pool, Remark
+from .model import Entry, HostPlan, Instance, Placement, Plan, Pool, Remark, Work
 from .picture import use_of
 
 _MEMBER = ("host", "instance", "address", "port", "slots", "weight", "backup")
@@ -21,6 +21,7 @@ def document(plan: Plan, only: Iterable[str] | None = None) -> dict[str, Any]:
         "hosts": [_host(h) for h in plan.hosts if wanted is None or h.host.name in wanted],
         "pools": [_pool(pool) for pool in pools.values()],
         "balancers": [_entry(entry) for entry in plan.entries],
+        "queues": [_work(work) for work in plan.works],
         "remarks": [remark_json(remark) for remark in plan.remarks],
     }
 
@@ -100,6 +101,20 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "routing": entry.balancer.routing,
         "pools": [pool.name for pool in entry.pools],
         "ports": dict(entry.ports),
+    }
+
+
+def _work(work: Work) -> dict[str, Any]:
+    return {
+        "name": work.queue.name,
+        "redis": work.queue.redis.host,
+        "fronts": list(work.fronts),
+        "pools": [pool.name for pool in work.pools],
+        "workers": [
+            {"host": m.host, "instance": m.instance, "model": pool.name, "slots": m.slots}
+            for pool in work.pools
+            for m in pool.members
+        ],
     }
 
 

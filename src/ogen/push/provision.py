@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..catalog.libraries import FOLDER as QUEUE_FOLDER
 from ..errors import BecomeError, ConnectError, HostError, LockedError, PlaybookError, RemoteError, UsageError
 from ..inventory import hosts_matching
 from ..inventory.model import Host, Inventory
 from ..playbook import Play, Playbook, Step, sizes, without_release
 from ..playbook import compile as compile_playbook
-from . import archives, bare, preflight
+from . import archives, bare, libraries, preflight
 from .become import PythonMissing
 from .contact import Contact, contact
 from .results import Event, OnEvent, Options, ignore
@@ -84,6 +85,9 @@ def variables(inventory: Inventory, host: Host, *, sources: bool = True) -> dict
         "ogen_gate": any(b.gate for b in balancers),
         "ogen_ollama_archives": archives.wanted(inventory, host) if node and sources else [],
         "ogen_ollama_dir": host.ollama.folder,
+        "ogen_queue_redis": any(queue.redis.host == host.name for queue in inventory.queues),
+        "ogen_queue_libraries": libraries.wanted(inventory, host),
+        "ogen_queue_dir": QUEUE_FOLDER,
         "ogen_models_dir": host.ollama.models_dir,
         "ogen_user": host.ollama.user,
         "ogen_group": host.ollama.group,
@@ -250,6 +254,8 @@ class _Provision:
                     look=one.stat,
                     texts=Texts(self.inventory.folder),
                 )
+                if any(step.module == "unarchive" for step in made):
+                    libraries.prepare(self.inventory, host)
                 made, self.uploads[host.name] = archives.sent(self.inventory, host, made)
             except (
                 PlaybookError,

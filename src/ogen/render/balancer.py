@@ -64,8 +64,11 @@ class Rendered:
     proof: BalancerProof
 
 
-def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | None) -> Rendered:
-    """The files of `entry` on `host`, without the unit. `reveal` gives the text of secrets."""
+def render_balancer(
+    engine: Engine, entry: Entry, host: str, reveal: Reveal | None, queue: str = ""
+) -> Rendered:
+    """The files of `entry` on `host`, without the unit. `reveal` gives the text of secrets, `queue` is the
+    socket of the front that takes jobs."""
     balancer = entry.balancer
     own = balancer.into == "own"
     folder = f"/etc/ogen/current/balancers/{balancer.name}"
@@ -76,7 +79,7 @@ def render_balancer(engine: Engine, entry: Entry, host: str, reveal: Reveal | No
             where=balancer.where,
             hint="use `into: own`, or routing per_port or single",
         )
-    values = _values(entry, host, folder)
+    values = {**_values(entry, host, folder), "queue": queue}
     name = "nginx.conf.j2" if own else "nginx-conf.d.conf.j2"
     files = [File(config, engine.render(name, values, balancer.where).encode(), where=balancer.where)]
     if values["router"]:

@@ -57,6 +57,10 @@ class Draft:
         content = text.encode() if isinstance(text, str) else text
         self.files[path] = File(path, content, mode, where=where)
 
+    def secret(self, path: str, text: str, where: Where | None = None) -> None:
+        """A file that root alone reads, and that no diff shows."""
+        self.files[path] = File(path, text.encode(), 0o600, secret=True, where=where)
+
     def unit(self, name: str, kind: Kind, text: str, where: Where | None = None) -> None:
         """A unit file that carries its own hash in its environment where it has a [Service] section."""
         digest = hashlib.sha256(_restarting(text).encode()).hexdigest()[:16]

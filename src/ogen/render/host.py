@@ -12,6 +12,7 @@ from .draft import CURRENT, SYSTEMD, Draft
 from .instance import librarian_values, unit_values
 from .mirror import is_mirror, mirror
 from .models import modelfile_values, views
+from .queue import front_socket, queue_of, render_queues
 from .services import cards, interpreter, leases, log_rotation, monitor, preload
 
 
@@ -33,7 +34,9 @@ def render_draft(draft: Draft) -> Release:
     if is_mirror(draft):
         mirror(draft)
     for entry in draft.plan.entries:
-        rendered = render_balancer(draft.engine, entry, host.name, draft.reveal)
+        queue = queue_of(draft.plan.works, entry.balancer.name)
+        socket = front_socket(queue.name) if queue else ""
+        rendered = render_balancer(draft.engine, entry, host.name, draft.reveal, socket)
         draft.files.update({file.path: file for file in rendered.files})
         draft.balancers.append(rendered.proof)
         if entry.balancer.into == "own":
@@ -46,6 +49,7 @@ def render_draft(draft: Draft) -> Release:
             }
             text = draft.engine.render("balancer.service.j2", values, entry.balancer.where)
             draft.unit(rendered.proof.unit, "balancer", text, entry.balancer.where)
+    render_queues(draft)
     leases(draft)
     log_rotation(draft)
     if draft.units:

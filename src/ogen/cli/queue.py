@@ -1,0 +1,171 @@
+"""`ogen queue`: what an operator does with the jobs of a queue."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import UsageError
+from . import console, options
+from .exits import Exit
+
+if TYPE_CHECKING:
+    from ..plan.model import Plan, Work
+    from ..push import Options
+
+F = TypeVar("F", bound=Callable[..., Any])
+POLL = 1.0  # seconds between two looks at a job
+ENDED = ("done", "failed", "expired", "cancelled")
+
+
+@click.group()
+def command() -> None:
+    """Submit jobs to a queue, see what waits, run dead letters again, let it run empty."""
+
+
+def _queue(command: F) -> F:
+    return click.option("--queue", "name", metavar="NAME", help="Which queue, where there are several.")(
+        command
+    )
+
+
+def _model(command: F) -> F:
+    return click.option("--model", metavar="MODEL", help="Of this model only; default: of all.")(command)
+
+
+class _Asked:
+    """A queue that is asked by one command."""
+
+    def __init__(self, path: Path, name: str | None, what: str) -> None:
+        from ..push import queues
+        from . import fleet
+
+        ready = fleet.fleet(path, what=f"queue {what}")
+        self.plan: Plan = fleet.planned(ready)
+        self.work: Work = queues.work_of(self.plan, name)
+        self.options: Options = ready.options
+
+    def __call__(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        from ..push import queues
+
+        return queues.ask(self.plan, self.work, self.options, method, path, body, headers)
+
+
+@command.command()
+@options.inventory
+@_queue
+@options.shape("text", "json")
+def status(path: Path, name: str | None, shape: str) -> Exit:
+    """Show what waits, runs and has failed in each pool, and who works on it."""
+    asked = _Asked(path, name, "status")
+    found, dead = asked("GET", "/admin/status"), asked("GET", "/admin/dead")
+    if shape == "json":
+        console.document({"queue": asked.work.queue.name, **found, "dead": dead, "errors": []})
+        return Exit.DONE
+    for model, pool in found["pools"].items():
+        state = "  drained: takes no jobs" if pool["closed"] else ""
+        counts = ", ".join(f"{pool[kind]} {kind}" for kind in ("waiting", "delayed", "running", "dead"))
+        console.out(f"{model}  {counts}; the oldest waits {pool['oldest_s']:.0f} s{state}")
+        for worker, ago in sorted(pool["workers"].items()):
+            console.out(f"  worker {worker}  heard of {ago:.0f} s ago")
+        for letter in dead.get(model, ()):
+            console.out(
+                f"  dead {letter['id']}  after {letter.get('attempts', 0)} tries: {letter.get('error', '')}"
+            )
+    memory = found["memory"]
+    console.out(f"Redis uses {memory['used_bytes'] >> 20} of {memory['most_bytes'] >> 20} MiB")
+    return Exit.DONE
+
+
+@command.command()
+@options.inventory
+@click.argument("model")
+@click.argument("prompt")
+@_queue
+@click.option("--priority", type=click.Choice(["high", "normal", "low"]), default="normal", show_default=True)
+@click.option("--deadline", metavar="TIME", help="After which the job is not begun any more: 90s, 10m, 2h.")
+@click.option("--key", metavar="TEXT", help="Idempotency key: with the same one the job is made once.")
+@click.option("--wait", is_flag=True, help="Until the job has ended; its answer goes to stdout.")
+def submit(
+    path: Path, model: str, prompt: str, name: str | None, priority: str, deadline: str | None,
+    key: str | None, wait: bool,
+) -> Exit:  # fmt: skip
+    """Submit one prompt as a job, and print its id.
+
+    Clients use POST /queue/api/generate of a balancer instead (docs/queue.md). Exit code 3 with --wait
+    where the job fails.
+    """
+    asked = _Asked(path, name, "submit")
+    headers = {"X-Ogen-Priority": priority}
+    headers |= {"X-Ogen-Deadline": deadline} if deadline else {}
+    headers |= {"Idempotency-Key": key} if key else {}
+    body = {"model": model, "prompt": prompt}
+    job = asked("POST", "/queue/api/generate", body, headers)
+    if not wait:
+        console.out(job["id"])
+        return Exit.DONE
+    console.say(f"job {job['id']}")
+    while True:
+        found = asked("GET", job["job"])
+        if found["state"] in ENDED:
+            break
+        time.sleep(POLL)
+    if found["state"] != "done":
+        console.say(f"{found['state']}: {found.get('error', '')}")
+        return Exit.FAILED
+    console.out(str(found["result"].get("response", json.dumps(found["result"]))))
+    return Exit.DONE
+
+
+@command.command()
+@options.inventory
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@_queue
+@_model
+@options.shape("text", "json")
+def retry(path: Path, ids: tuple[str, ...], name: str | None, model: str | None, shape: str) -> Exit:
+    """Run dead letters again: those named, or all.
+
+    Exit code 3 where one that was named is no dead letter.
+    """
+    if ids and model:
+        raise UsageError("ids name their model themselves", hint="leave --model out")
+    asked = _Asked(path, name, "retry")
+    found = asked("POST", "/admin/retry", {"ids": list(ids), "model": model})
+    if shape == "json":
+        console.document({"queue": asked.work.queue.name, **found, "errors": []})
+    else:
+        console.out(f"{console.count(len(found['retried']), 'job')} waiting again")
+        for one in found["unknown"]:
+            console.say(f"no dead letter: {one}")
+    return Exit.FAILED if found["unknown"] else Exit.DONE
+
+
+@command.command()
+@options.inventory
+@_queue
+@_model
+@click.option("--end", is_flag=True, help="Let jobs in again.")
+@click.option("--wait", is_flag=True, help="Until nothing waits or runs any more.")
+def drain(path: Path, name: str | None, model: str | None, end: bool, wait: bool) -> Exit:
+    """Take no new jobs, and work on those that are there; --end takes jobs again."""
+    asked = _Asked(path, name, "drain")
+    pools = asked("POST", "/admin/undrain" if end else "/admin/drain", {"model": model})
+    while wait and not end and _left(pools, model):
+        time.sleep(POLL)
+        pools = asked("GET", "/admin/status")["pools"]
+    state = "takes jobs again" if end else f"takes no jobs; {_left(pools, model)} left"
+    console.out(f"{asked.work.queue.name}  {state}")
+    return Exit.DONE
+
+
+def _left(pools: Mapping[str, Any], model: str | None) -> int:
+    chosen = [pool for name, pool in pools.items() if model in (None, name)]
+    return sum(int(pool[kind]) for pool in chosen for kind in ("waiting", "delayed", "running"))

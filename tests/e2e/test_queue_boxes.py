@@ -1,0 +1,253 @@
+"""The queue on real boxes: provisioned without the internet, over TLS, killed and applied under load."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import OGEN, Project
+from lab import Lab, lab
+
+from ogen.catalog import libraries
+
+pytestmark = [pytest.mark.boxes, pytest.mark.timeout(600)]
+
+INVENTORY = """\
+version: 1
+ssh: {{user: admin, become: true, key: {key}}}
+ollama: {{version: 0.32.15, binary: /usr/local/bin/ollama}}
+models:
+  chat: {{from: "llama3.1:8b-instruct-q4_K_M", context: {context}}}
+hosts:
+  gpu1: {{address: {gpu1}, gpus: [{{model: RTX 3090, count: 2}}]}}
+  edge: {{address: {edge}}}
+balancers:
+  api: {{hosts: [edge], listen: 8080, keys: !file secrets/keys.yaml}}
+queues:
+  jobs:
+    redis:
+      host: edge
+      secret: !file secrets/queue
+      tls: {{certificate: /etc/ssl/redis.pem, key: /etc/ssl/private/redis.key, ca: /etc/ssl/redis.pem}}
+    balancers: [api]
+    tries: 10
+    backoff: 1s
+    lease: 5s
+"""
+SECRET = "correct-horse-battery-staple"
+KEYS = {"alice": "alice-0123456789abcdef", "bob": "bob-0123456789abcdef00"}
+TIMINGS = {"token_ms": 25, "tokens": 8, "load_ms": 100}
+
+
+@pytest.fixture(scope="module")
+def boxes() -> Iterator[Lab]:
+    with lab("queue", [("gpu1", {"gpus": "24576,24576", "ollama": True}), ("edge", {})]) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def project(boxes: Lab, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("queue")
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "queue").write_text(SECRET + "\n")
+    (folder / "secrets" / "keys.yaml").write_text(json.dumps(KEYS))
+    wheels(folder / "wheels")
+    certificate(boxes)
+    boxes.write("gpu1", "/etc/testbed/ollama.json", json.dumps(TIMINGS))
+    made = Project(boxes, folder, ("gpu1", "edge"))
+    made.write(INVENTORY, context=8192)
+    made.ogen("provision")
+    made.ogen("apply")
+    return made
+
+
+def wheels(folder: Path) -> None:
+    """As the message of `ogen provision` says it."""
+    words = ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "-d", str(folder)]
+    subprocess.run(["python3", "-m", "pip", *words, *libraries.wanted().split()], check=True)
+
+
+def certificate(boxes: Lab) -> None:
+    """Redis' own, which all know."""
+    address = boxes.address("edge")
+    files = "-keyout /etc/ssl/private/redis.key -out /etc/ssl/redis.pem"
+    boxes.sh(
+        "edge",
+        "mkdir -p /etc/ssl/private; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes "
+        f"-days 2 -subj /CN=redis -addext subjectAltName=IP:{address} {files} 2>&1",
+    )
+    boxes.write("gpu1", "/etc/ssl/redis.pem", boxes.sh("edge", "cat /etc/ssl/redis.pem"))
+
+
+def ask(project: Project, path: str, body: object = None, key: str = "alice", **headers: str) -> Any:
+    """(status, answer) through the balancer."""
+    data = None if body is None else json.dumps(body).encode()
+    more = {name.replace("_", "-"): text for name, text in headers.items()}
+    request = urllib.request.Request(
+        f"http://{project.lab.address('edge')}:8080{path}",
+        data,
+        {"Authorization": f"Bearer {KEYS[key]}", "Content-Type": "application/json", **more},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def submit(project: Project, prompt: str, key: str = "alice") -> str:
+    """Again with the same key until it is taken."""
+    end = time.monotonic() + 120
+    while True:
+        try:
+            body = {"model": "chat", "prompt": prompt}
+            status, answer = ask(project, "/queue/api/generate", body, key, Idempotency_Key=prompt)
+        except (OSError, ValueError) as error:
+            status, answer = 0, error
+        if status in (200, 202):
+            return str(answer["id"])
+        assert time.monotonic() < end, answer
+        time.sleep(0.2)
+
+
+def ended(project: Project, job: str, key: str = "alice", seconds: float = 120) -> dict[str, Any]:
+    end = time.monotonic() + seconds
+    while True:
+        status, answer = ask(project, f"/queue/jobs/{job}", None, key)
+        if status == 200 and answer["state"] not in ("waiting", "delayed", "running"):
+            return dict(answer)
+        assert time.monotonic() < end, answer
+        time.sleep(0.2)
+
+
+def test_a_job_goes_through_the_balancer_and_back(project: Project) -> None:
+    job = submit(project, "hello")
+    end = ended(project, job)
+    assert end["state"] == "done", end
+    assert "gpu" in end["result"]["response"]
+    assert ask(project, f"/queue/jobs/{job}", None, "bob")[0] == 404
+    address = f"http://{project.lab.address('edge')}:8080/queue/jobs/{job}/events"
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {KEYS['alice']}"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        kinds = [
+            line.split()[1] for line in response.read().decode().splitlines() if line.startswith("event")
+        ]
+    assert kinds[-1] == "end"
+    assert "token" in kinds
+
+
+def test_nothing_tells_the_secret_and_nobody_else_gets_in(project: Project) -> None:
+    shown = project.ogen("diff", code=None).stdout + project.ogen("plan").stdout
+    assert SECRET not in shown
+    redis = f"redis-cli --tls --cacert /etc/ssl/redis.pem -h {project.lab.address('edge')} ping 2>&1"
+    assert "NOAUTH" in project.lab.sh("edge", redis, check=False)
+    for box in ("edge", "gpu1"):
+        units = "systemctl show 'ogen-queue-*' 2>/dev/null; ps axww"
+        assert SECRET not in project.lab.sh(box, units)
+        modes = project.lab.sh(box, "stat -Lc '%a %U %n' /etc/ogen/current/queues/jobs/*.secret").split("\n")
+        assert all(line.startswith("600 root") for line in modes if line)
+    status, _ = ask(project, "/admin/status")
+    assert status == 404
+
+
+def test_the_units_are_fenced_in(project: Project) -> None:
+    for box, units in (("edge", ("redis-jobs", "front-jobs")), ("gpu1", ("worker-jobs-gpu0",))):
+        for unit in units:
+            shown = project.lab.sh(
+                box, f"systemd-analyze security ogen-queue-{unit}.service | tail -1", check=False
+            )
+            level = float(shown.split(": ")[1].split()[0])
+            assert level <= 3.0, (unit, shown)
+
+
+def queue(project: Project, *words: str) -> str:
+    """`ogen queue`."""
+    command = [*OGEN, "queue", words[0], str(project.inventory), *words[1:]]
+    done = subprocess.run(
+        command, env=project.env, cwd=project.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_an_operator_sees_the_queue(project: Project) -> None:
+    assert "You said: hello" in queue(project, "submit", "chat", "hello", "--wait")
+    workers = json.loads(queue(project, "status", "--format", "json"))["pools"]["chat"]["workers"]
+    assert sorted(workers) == ["gpu1/gpu0", "gpu1/gpu1"]
+
+
+@pytest.mark.soak
+def test_an_operator_steers_the_queue(project: Project) -> None:
+    assert queue(project, "drain", "--wait") == "jobs  takes no jobs; 0 left\n"
+    assert ask(project, "/queue/api/generate", {"model": "chat", "prompt": "late"})[0] == 503
+    queue(project, "drain", "--end")
+    project.lab.sh("gpu1", "systemctl stop 'ogen-queue-worker-*'")
+    project.lab.sh("edge", "systemctl stop ogen-queue-redis-jobs")
+    found = json.loads(project.ogen("doctor", "--format", "json", code=2).stdout)["findings"]
+    assert "queue-down" in {one["kind"] for one in found}
+    project.ogen("apply")
+    assert project.ogen("doctor").stdout.startswith("nothing found")
+
+
+def strikes(boxes: Lab, chance: random.Random, seconds: float, over: threading.Event) -> Counter[str]:
+    """Something is killed every so many seconds; what, and how often."""
+    found: Counter[str] = Counter()
+    while not over.wait(seconds):
+        box, unit = chance.choice(
+            [
+                ("gpu1", "ogen-queue-worker-jobs-gpu0"),
+                ("gpu1", "ogen-queue-worker-jobs-gpu1"),
+                ("gpu1", "ogen-ollama-gpu0"),
+                ("gpu1", "ogen-ollama-gpu1"),
+                ("edge", "ogen-queue-redis-jobs"),
+                ("edge", "ogen-queue-front-jobs"),
+                ("edge", "power"),
+                ("gpu1", "power"),
+            ]
+        )
+        found[unit.removesuffix("-gpu0").removesuffix("-gpu1")] += 1
+        if unit == "power":
+            boxes.tool("kill", box)
+            boxes.tool("start", box)
+        else:
+            boxes.sh(box, f"systemctl kill -s KILL {unit}", check=False)
+    return found
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("count", [60, 2000])
+def test_every_job_ends_once_whatever_dies(project: Project, count: int) -> None:
+    over, begun = threading.Event(), time.monotonic()
+    with ThreadPoolExecutor(9) as pool:
+        killed = pool.submit(strikes, project.lab, random.Random(1), 8.0, over)
+        jobs = list(pool.map(lambda n: submit(project, f"strike {count} {n}"), range(count)))
+        ends = list(pool.map(lambda job: ended(project, job, seconds=3600), jobs))
+        over.set()
+    assert Counter(end["state"] for end in ends) == {"done": count}
+    more = sum(int(end["attempts"]) - 1 for end in ends)
+    print(f"{count} jobs in {time.monotonic() - begun:.0f} s, {dict(killed.result())}, {more} further tries")
+
+
+@pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.soak)])
+def test_an_apply_under_load_loses_nothing_and_begins_nothing_twice(project: Project, count: int) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        jobs = list(pool.map(lambda n: submit(project, f"apply {count} {n}"), range(count)))
+    project.write(INVENTORY, context=4096 + count)
+    before = project.lab.sh("gpu1", "systemctl show -p MainPID --value ogen-ollama-gpu0")
+    project.ogen("apply")
+    assert before != project.lab.sh("gpu1", "systemctl show -p MainPID --value ogen-ollama-gpu0")
+    ends = [ended(project, job) for job in jobs]
+    assert Counter((end["state"], end["attempts"]) for end in ends) == {("done", 1): count}
+    assert len({end["worker"] for end in ends}) == 2
