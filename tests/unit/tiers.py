@@ -69,6 +69,14 @@ def workers(folder: Path) -> set[int]:
     return found
 
 
+def logged(folder: Path, true: Callable[[list[dict[str, Any]]], bool], seconds: float = 10) -> bool:
+    """Whether the access log comes to that: nginx writes a line after the client has its answer."""
+    end = time.monotonic() + seconds
+    while not (found := true(access_log(folder))) and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
+
+
 def access_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log-ogen/balancer-api.log").read_text().splitlines()]
 
