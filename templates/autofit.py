@@ -7,8 +7,8 @@ usage: autofit.py adopt INSTANCE     before the instance starts (its unit calls 
 
 The release brings each instance's rungs, best first: INSTANCES/NAME/rungs.json says what each needs on
 each card, where its models' manifests lie, and which of the server's variables are others than planned.
-This program alone decides which one is in force. It reads what is free on the cards (NVML) and what the
-instance holds itself, and takes the first rung that fits:
+This program alone decides which one is in force. It reads what is free on the cards (NVML, for AMD sysfs)
+and what the instance holds itself, and takes the first rung that fits:
   * down as soon as the rung in force has not fitted at two looks one after the other;
   * up when a better one has fitted, with a margin, for the whole hold time, and not too often an hour.
 Nothing is switched while a request is in flight, or while an apply holds the host. Where this host's own
@@ -40,6 +40,7 @@ JOURNAL = "/etc/ogen/journal"  # of the transactions: its last record tells whet
 LEASES = "/run/ogen/leases"
 STATE = "/run/ogen/leases.json"
 RUN = "/run"
+DRM = "/sys/class/drm"
 CGROUPS = ("/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/systemd/system.slice")
 CONTEXT = 457 << 20  # bytes of a process on a card beyond what its models need; Ollama's own figure
 HOUR = 3600.0
@@ -198,6 +199,54 @@ class Nvml:
         return None
 
 
+class Amd:
+    """Cards of the kernel's driver amdgpu, from sysfs; numbered by PCI address, as ROCm does."""
+
+    def __enter__(self):
+        try:
+            names = [name for name in os.listdir(DRM) if name[:4] == "card" and name[4:].isdigit()]
+        except OSError as error:
+            raise NoFigures(str(error)) from None
+        folders = {os.path.realpath("%s/%s/device" % (DRM, name)) for name in names}
+        self.cards = sorted(one for one in folders if self.is_amd(one))
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def is_amd(self, folder):
+        return first_line(folder + "/vendor") == "0x1002" and os.path.exists(folder + "/mem_info_vram_total")
+
+    def device(self, gpu):
+        """A card's folder by UUID, or by index."""
+        if gpu.isdigit() and int(gpu) < len(self.cards):
+            return self.cards[int(gpu)]
+        for folder in self.cards:
+            if ("GPU-" + first_line(folder + "/unique_id")).lower() == gpu.lower():
+                return folder
+        raise NoFigures("no card " + gpu)
+
+    def memory(self, folder):
+        """(total, used) bytes."""
+        total, used = (first_line("%s/mem_info_vram_%s" % (folder, name)) for name in ("total", "used"))
+        if not (total.isdigit() and used.isdigit()):
+            raise NoFigures("%s gives no figures" % folder)
+        return int(total), int(used)
+
+    def held(self, folder, pids):
+        """Not told by process: the instance's own account counts."""
+        return
+
+
+def first_line(path):
+    """Of a small file; "" where there is none."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.readline(256).strip()
+    except OSError:
+        return ""
+
+
 def pids_of(unit):
     """The processes of a unit, by its control group."""
     for folder in CGROUPS:
@@ -215,10 +264,10 @@ def room_of(ladder, need, running):
     tells."""
     pids = pids_of(ladder["unit"])
     try:
-        with Nvml() as nvml:
-            devices = [nvml.device(card["gpu"]) for card in ladder["cards"]]
-            memory = [nvml.memory(device) for device in devices]
-            held = [nvml.held(device, pids) for device in devices]
+        with Amd() if ladder.get("vendor") == "amd" else Nvml() as driver:
+            devices = [driver.device(card["gpu"]) for card in ladder["cards"]]
+            memory = [driver.memory(device) for device in devices]
+            held = [driver.held(device, pids) for device in devices]
     except NoFigures:
         return None
     if None in held:

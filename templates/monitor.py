@@ -3,8 +3,8 @@
 
 usage: monitor.py CONFIG.json [--once]
 
-Every `interval_s` seconds it reads each card (NVML through ctypes, else nvidia-smi's CSV) and asks all
-instances at once (/api/ps), then writes
+Every `interval_s` seconds it reads each card (NVIDIA's by NVML through ctypes, else nvidia-smi's CSV; AMD's
+from sysfs) and asks all instances at once (/api/ps), then writes
   * `csv`: two CSV files for people, one line per card or model and time (rotated by logrotate);
   * `prom`: a textfile for Prometheus' node_exporter, replaced as a whole (folder missing: left out);
   * one line to the journal when something changes: a card is lost, an instance goes down, a model is
@@ -33,6 +33,7 @@ AGAIN = 60.0  # seconds until a lost card, or an nvidia-smi that failed, is trie
 SMI_WAIT = 10.0  # seconds that nvidia-smi has
 LARGEST = 4 << 20  # bytes of an answer
 MIB = 1024 * 1024
+DRM = "/sys/class/drm"
 
 
 class NoDriver(Exception):
@@ -219,7 +220,7 @@ class Cards:
                 cards = self.by_smi()
             except NoDriver as error:
                 return [], str(error)
-        return self.missed(cards), ""
+        return missed(self.known, cards), ""
 
     def by_nvml(self):
         """None where it does not work. It takes long to open, so that a lost card is no reason each time."""
@@ -245,22 +246,87 @@ class Cards:
             self.smi_why, self.smi_after = str(error), self.clock() + AGAIN
             raise
 
-    def missed(self, cards):
-        """`cards` with the names of lost ones, and with those that are not even listed any more."""
-        listed = {card.get("uuid") for card in cards}
-        away = {uuid: card for uuid, card in self.known.items() if uuid not in listed}
-        for card in cards:
-            if "lost" not in card:
-                self.known[card["uuid"]] = {key: card[key] for key in ("gpu", "uuid", "name")}
-            elif not card.get("uuid"):
-                same = next((uuid for uuid, one in away.items() if one["gpu"] == card["gpu"]), None)
-                card.update(away.pop(same, {}))
-        return cards + [dict(card, lost="the driver lists it no more") for card in away.values()]
-
     def drop(self):
         if self.nvml is not None:
             self.nvml.close()
         self.nvml = None
+
+
+def missed(known, cards):
+    """`cards` with the names of lost ones, and with those that are not even listed any more."""
+    listed = {card.get("uuid") for card in cards}
+    away = {uuid: card for uuid, card in known.items() if uuid not in listed}
+    for card in cards:
+        if "lost" not in card:
+            known[card["uuid"]] = {key: card[key] for key in ("gpu", "uuid", "name")}
+        elif not card.get("uuid"):
+            same = next((uuid for uuid, one in away.items() if one["gpu"] == card["gpu"]), None)
+            card.update(away.pop(same, {}))
+    return cards + [dict(card, lost="the driver lists it no more") for card in away.values()]
+
+
+class Amd:
+    """Cards of the kernel's driver amdgpu, from sysfs; numbered by PCI address, as ROCm does."""
+
+    def __init__(self, folder=DRM):
+        self.folder = folder
+        self.known = {}  # as of Cards
+
+    def read(self):
+        """The cards and an empty text, or none and why."""
+        try:
+            names = [name for name in os.listdir(self.folder) if name[:4] == "card" and name[4:].isdigit()]
+        except OSError:
+            names = []
+        folders = {os.path.realpath("%s/%s/device" % (self.folder, name)) for name in names}
+        found = sorted(one for one in folders if is_amd(one))
+        cards = missed(self.known, [self.card(index, folder) for index, folder in enumerate(found)])
+        return cards, "" if cards else "no AMD card in %s: is amdgpu loaded?" % self.folder
+
+    def card(self, index, folder):
+        """One card; a lost one has no figures."""
+        unique, pci = first(folder + "/unique_id"), os.path.basename(folder)
+        card = {
+            "gpu": index,
+            "uuid": "GPU-" + unique.lower() if unique.strip("0") else pci,
+            "name": first(folder + "/product_name") or "AMD " + first(folder + "/device"),
+            "driver": "amdgpu " + (first("/sys/module/amdgpu/version") or os.uname().release),
+        }
+        total, used = number(folder + "/mem_info_vram_total"), number(folder + "/mem_info_vram_used")
+        if total is None or used is None:
+            card["lost"] = "the driver gives no figures"
+            return card
+        card.update(total=total, used=used, free=max(0, total - used))
+        sensors = sorted(os.listdir(folder + "/hwmon")) if os.path.isdir(folder + "/hwmon") else []
+        hwmon = "%s/hwmon/%s/" % (folder, sensors[0]) if sensors else ""
+        for key, paths, unit in (
+            ("utilization", [folder + "/gpu_busy_percent"], 1),
+            ("temperature", [hwmon + "temp1_input"], 1000),
+            ("power", [hwmon + "power1_average", hwmon + "power1_input"], 1000000.0),
+        ):
+            value = next((one for one in map(number, paths) if one is not None), None)
+            if value is not None:
+                card[key] = value / unit if key == "power" else value // unit
+        return card
+
+
+def is_amd(folder):
+    """By AMD, and driven by amdgpu: another driver has no figures of memory."""
+    return first(folder + "/vendor") == "0x1002" and os.path.exists(folder + "/mem_info_vram_total")
+
+
+def first(path):
+    """The first line of a small file; "" where there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline(256).strip()
+    except OSError:
+        return ""
+
+
+def number(path):
+    text = first(path)
+    return int(text) if text.isdigit() else None
 
 
 # ------------------------------------------------------------------------------------- instances
@@ -524,6 +590,7 @@ class Monitor:
     def __init__(self, config):
         self.config = config
         self.cards = Cards()
+        self.amd = Amd(config.get("drm", DRM))
         self.instances = Instances(config["instances"])
         self.said = {}
 
@@ -545,7 +612,7 @@ class Monitor:
             self.say(key, "not written: %s" % (error.strerror or error))
 
     def round(self, now):
-        cards, why = self.cards.read() if self.config["cards"] else ([], "")
+        cards, why = self.all_cards()
         states = self.instances.read()
         self.report(cards, why, states)
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
@@ -554,9 +621,17 @@ class Monitor:
         self.write("models.csv", append, folder + "/models.csv", MODELS_HEADER, model_rows(stamp, states))
         prom = self.config["prom"]
         if os.path.isdir(os.path.dirname(prom)):
-            driver = not why if self.config["cards"] else None
+            driver = not why if self.config["cards"] or self.config.get("amd") else None
             text = exposition(samples(cards, states, driver, now))
             self.write("textfile", replace, prom, text)
+
+    def all_cards(self):
+        """Of both makers; why there are none of a maker that the plan has."""
+        cards, why = self.cards.read() if self.config["cards"] else ([], "")
+        if self.config.get("amd"):
+            more, lacking = self.amd.read()
+            cards, why = cards + more, "; ".join(filter(None, (why, lacking)))
+        return cards, why
 
     def report(self, cards, why, states):
         self.say("driver", "no figures: " + why if why else "")

@@ -146,8 +146,7 @@ def looks(planned: Plan, seed: int, folder: Path, hurt: Hurt | None = None) -> d
 
 def look(one: HostPlan, manifest: Said, dice: random.Random, ages: dict[str, float]) -> Said:
     loaded = {i.name: in_memory(i, dice) for i in one.instances}
-    nvidia = [gpu for gpu in one.host.gpus if gpu.vendor == "nvidia"]
-    rows = [row(one, gpu, loaded, dice) for gpu in nvidia]
+    rows = [row(one, gpu, loaded, dice) for gpu in one.host.gpus]
     blobs: dict[str, list[str]] = {}
     for view in manifest["views"]:
         model = "/".join(view["path"].rsplit("/", 2)[1:]).replace("/", ":")
@@ -209,6 +208,7 @@ def row(one: HostPlan, gpu: Gpu, loaded: dict[str, list[Placement]], dice: rando
     used = held * dice.uniform(0.93, 1.0) + others + 350 * MIB * bool(mine)
     vram = int(gpu.vram * dice.uniform(0.98, 1.0))  # drivers keep some of it
     return {
+        **({"vendor": "amd"} if gpu.vendor == "amd" else {}),
         "index": str(gpu.index),
         "uuid": gpu.uuid or f"GPU-{one.host.name}-{gpu.index}",
         "pci.bus_id": f"00000000:{gpu.index + 1:02x}:00.0",

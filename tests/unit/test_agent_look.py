@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import amd_cards
 import pytest
 from agents import ask, host, release
 
 from ogen.agent import look, look_access, look_cards, look_log, look_store
 from ogen.agent.disk import Disk
 from ogen.agent.machine import Answer, Done, Machine
+from ogen.inventory.model import Gpu
+from ogen.observe.evidence import match
+from ogen.observe.hearing import cards_seen
 
 
 class Told(Machine):
@@ -52,6 +56,38 @@ def test_no_driver() -> None:
     found = look_cards.cards(Told(smi=Done(9, text)))
     assert (found["code"], found["rows"], found["apps"]) == (9, [], [])
     assert "communicate" in found["said"][0]
+
+
+def test_amd_cards_by_the_kernel(tmp_path: Path) -> None:
+    drm = tmp_path / "drm"
+    amd_cards.card(drm, 1, "0000:03:00.0", hwmon_power1_average=None, hwmon_power1_input=99600000)
+    lost = amd_cards.card(drm, 0, "0000:83:00.0")
+    amd_cards.card(drm, 2, "0000:01:00.0", vendor="0x10de")
+    (lost / "mem_info_vram_used").write_text("")
+    found = look_cards.cards(Told(**{"query-gpu": Done(0, ROW % (0, 0, 1))}), str(drm))
+    nvidia, amd = found["rows"]
+    assert (nvidia["uuid"], "vendor" in nvidia) == ("GPU-0", False)
+    assert amd.pop("driver_version")
+    assert amd == {
+        "vendor": "amd",
+        "index": "0",
+        "uuid": "GPU-1a2b3c4d5e6f7081",
+        "pci.bus_id": "0000:03:00.0",
+        "name": "AMD 0x744c",
+        "memory.total": "24576",
+        "memory.used": "3072",
+        "utilization.gpu": "37",
+        "temperature.gpu": "61",
+        "power.draw": "99",
+    }
+    seen = cards_seen({"cards": found})
+    assert [(c.vendor, c.source, c.used >> 20, c.busy) for c in seen] == [
+        ("nvidia", "nvidia-smi", 6600, 3.0),
+        ("amd", "sysfs", 3072, 37.0),
+    ]
+    ours = Gpu(0, "RX 7900 XTX", "amd", 24 << 30), Gpu(1, "RX", "amd", 24 << 30, uuid="GPU-1A2B3C4D5E6F7081")
+    assert [match(gpu, seen) for gpu in ours] == [seen[1], seen[1]]
+    assert match(Gpu(0, "RTX 3090", "nvidia", 24 << 30), seen) is seen[0]
 
 
 def test_units_with_one_that_is_not_ours(tmp_path: Path) -> None:

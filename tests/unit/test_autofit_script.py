@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import amd_cards
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -270,6 +271,25 @@ def test_what_the_instance_holds_is_not_taken_by_others(script: Any, monkeypatch
         13 * GIB + (6 * GIB + script.CONTEXT) * part // 4 for part in (3, 1)
     ]
     assert script.divided(100, []) == []
+
+
+def test_amd_cards_by_the_kernel(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drm = tmp_path / "drm"
+    monkeypatch.setattr(script, "DRM", str(drm))
+    monkeypatch.setattr(script, "Nvml", lambda: pytest.fail("another maker's driver was asked"))
+    ladder: Any = {"unit": "u", "vendor": "amd", "cards": [{"gpu": "GPU-1A2B3C4D5E6F7081", "reserve": 0}]}
+    assert script.room_of(ladder, [1], []) is None, "no driver"
+    amd_cards.card(drm, 0, "0000:03:00.0")
+    lost = amd_cards.card(drm, 1, "0000:83:00.0", mem_info_vram_used=20 * GIB)
+    assert script.room_of(ladder, [1], []) == [4 * GIB]
+    own = 6 * GIB + script.CONTEXT
+    assert script.room_of(ladder, [1], [{"size_vram": 6 * GIB}]) == [4 * GIB + own]
+    ladder["cards"] = [{"gpu": "0", "reserve": 0}, {"gpu": "1", "reserve": 22 * GIB}]
+    assert script.room_of(ladder, [1, 1], []) == [21 * GIB, 2 * GIB]
+    (lost / "mem_info_vram_used").write_text("")
+    assert script.room_of(ladder, [1, 1], []) is None
+    ladder["cards"] = [{"gpu": "2", "reserve": 0}]
+    assert script.room_of(ladder, [1], []) is None, "a card that is not there"
 
 
 # ------------------------------------------------------------------------------------ files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,37 @@ def test_one_thing_that_is_wrong_is_found_there(fleets: list[Plan], seed: int, t
     assert one.where
     if kind == "out-of-memory" and fleets[seed].host(one.host).instances[-1].gpus:
         assert one.sets
+
+
+def unloaded(said: Said) -> None:
+    said["cards"]["rows"] = []
+
+
+def one_gone(said: Said) -> None:
+    del said["cards"]["rows"][-1]
+
+
+def heated(said: Said) -> None:
+    said["cards"]["rows"][0]["temperature.gpu"] = "97"
+
+
+@pytest.mark.parametrize(
+    ("hurt", "kind", "evidence"),
+    [
+        (unloaded, "driver", "amdgpu"),
+        (one_gone, "card-lost", "sysfs shows"),
+        (heated, "card-hot", "sysfs: 97"),
+    ],
+)
+def test_amd_cards_are_looked_at_too(
+    fleets: list[Plan], tmp_path: Path, hurt: Callable[[Said], None], kind: str, evidence: str
+) -> None:
+    for seed, planned in enumerate(fleets):
+        host = [h for h in planned.hosts if h.instances][-1].host
+        cards = [gpu for gpu in host.gpus if gpu.state == "in"]
+        if len(cards) == len(host.gpus) > 1 and {gpu.vendor for gpu in cards} == {"amd"}:
+            found = diagnose(planned, looks(planned, seed, tmp_path, lambda said, _: hurt(said)))
+            assert [(one.kind, one.host) for one in found] == [(kind, host.name)]
+            assert evidence in " ".join(found[0].evidence)
+            return
+    pytest.fail("none of the fleets has such a host")

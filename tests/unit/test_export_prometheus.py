@@ -258,3 +258,18 @@ def test_every_expression_of_the_dashboard_parses(tmp_path: Path, need) -> None:
     path.write_text(path.read_text().replace("sum(", "sum((", 1))
     broken = subprocess.run([need("promtool"), "check", "rules", path], capture_output=True, check=False)
     assert broken.returncode != 0, "a mistake would be seen"
+
+
+def test_amd_cards_count_where_the_monitor_reads_them(tmp_path: Path) -> None:
+    """NVIDIA's exporters show no others, so that they must not be missed there."""
+    path = tmp_path / "inventory.yaml"
+    path.write_text(
+        "version: 1\nmodels: {m: {from: 'llama3.1:8b-instruct-q4_K_M', context: 4096}}\n"
+        "hosts: {box: {address: 192.0.2.1, gpus: [{model: RX 7900 XTX}, {model: RX 7900 XTX}]}}\n"
+    )
+    for dialect, counted in (("ogen", True), ("dcgm", False)):
+        folder = tmp_path / dialect
+        args = ["export", "prometheus", str(path), "-o", str(folder), "--dialect", dialect]
+        assert CliRunner().invoke(ogen, args).exit_code == 0
+        text = "".join(file.read_text() for file in folder.rglob("*.y*ml"))
+        assert ('ogen:host_up:bool{host="box"} + 2' in text) is counted

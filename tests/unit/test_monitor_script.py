@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import amd_cards
 import pytest
-from test_render_scripts import TEMPLATES, TESTBED, samples, settings
+from test_render_scripts import TEMPLATES, TESTBED, samples, script, settings
+from test_render_scripts import smi as nvidia_smi
 
 DAY = 24 * 3600
 NOON = 1_800_014_400  # 2027-01-15T12:00:00Z
@@ -126,6 +128,59 @@ def test_figures_are_pynvml_s(tmp_path: Path, need: Callable[[str], str]) -> Non
     for ours, theirs in found:
         assert len(theirs) == 3
         assert [card for card in ours if "lost" not in card] == theirs
+
+
+# ----------------------------------------------------------------------------------------- AMD
+def test_amd_cards_are_read_from_sysfs(monitor: Any, tmp_path: Path) -> None:
+    drm = tmp_path / "drm"
+    amd_cards.card(drm, 1, "0000:03:00.0", product_name="Radeon PRO W7900", mem_info_vram_used=5 << 30)
+    amd_cards.card(drm, 0, "0000:83:00.0", unique_id=None, gpu_busy_percent=None, hwmon_power1_average=None)
+    amd_cards.card(drm, 2, "0000:01:00.0", vendor="0x10de")
+    amd_cards.card(drm, 3, "0000:02:00.0", mem_info_vram_total=None)  # an old card with the driver radeon
+    first, second = monitor.Amd(str(drm)).read()[0]
+    assert first.pop("driver").startswith("amdgpu ")
+    assert first == {
+        "gpu": 0,
+        "uuid": "GPU-1a2b3c4d5e6f7081",
+        "name": "Radeon PRO W7900",
+        "total": 24 << 30,
+        "used": 5 << 30,
+        "free": 19 << 30,
+        "utilization": 37,
+        "temperature": 61,
+        "power": 210.5,
+    }
+    assert (second["gpu"], second["uuid"], second["name"]) == (1, "0000:83:00.0", "AMD 0x744c")
+    assert not {"utilization", "power"} & set(second)
+
+
+def test_an_amd_card_that_is_lost_and_a_driver_that_is_not_loaded(monitor: Any, tmp_path: Path) -> None:
+    drm, amd = tmp_path / "drm", monitor.Amd(str(tmp_path / "drm"))
+    assert amd.read() == ([], f"no AMD card in {drm}: is amdgpu loaded?")
+    amd_cards.card(drm, 0, "0000:03:00.0")
+    folder = amd_cards.card(drm, 1, "0000:83:00.0")
+    assert not any("lost" in card for card in amd.read()[0])
+    (folder / "mem_info_vram_used").write_text("")  # the read fails
+    assert [card.get("lost") for card in amd.read()[0]] == [None, "the driver gives no figures"]
+    (drm / "card1/device").unlink()
+    assert [card.get("lost") for card in amd.read()[0]] == [None, "the driver lists it no more"]
+    amd_cards.card(drm, 1, "0000:83:00.0")
+    assert not any("lost" in card for card in amd.read()[0])
+
+
+def test_both_makers_in_one_textfile(tmp_path: Path) -> None:
+    amd_cards.card(tmp_path / "drm", 0, "0000:03:00.0")
+    path = nvidia_smi(tmp_path)
+    done = script("monitor.py", settings(tmp_path, amd=True, drm=str(tmp_path / "drm")), "--once", PATH=path)
+    assert done.returncode == 0, done.stderr
+    found = samples((tmp_path / "prom/ogen.prom").read_text())
+    assert found['ogen_gpu_memory_used_bytes{gpu="0",uuid="GPU-0a2b3c4d5e6f7081"}'] == 3 << 30
+    assert found['ogen_gpu_memory_used_bytes{gpu="0",uuid="GPU-aa"}'] == 1 << 30
+    assert found["ogen_gpu_driver_up"] == 1
+    assert {row["uuid"] for row in csv.DictReader((tmp_path / "cards.csv").open())} >= {
+        "GPU-aa",
+        "GPU-0a2b3c4d5e6f7081",
+    }
 
 
 # ---------------------------------------------------------------------------------------- cards

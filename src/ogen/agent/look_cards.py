@@ -1,4 +1,4 @@
-"""Cards as nvidia-smi shows them now, and the processes that hold their memory."""
+"""Cards as nvidia-smi, and for AMD the kernel, shows them now, and the processes that hold their memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import re
 from typing import Any, Dict, List
 
+from . import look_amd
 from .machine import Machine
 
 FIELDS = (
@@ -24,7 +25,7 @@ APPS = ("pid", "gpu_uuid", "used_memory", "process_name")
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope))(?:/|$)")
 
 
-def cards(machine: Machine) -> Dict[str, Any]:
+def cards(machine: Machine, drm: str = look_amd.DRM) -> Dict[str, Any]:
     """`code` and `said`: nvidia-smi's exit status and what it said beside rows; memory in MiB."""
     done = _query(machine, "gpu", FIELDS)
     rows, said = [], []
@@ -34,7 +35,8 @@ def cards(machine: Machine) -> Dict[str, Any]:
         elif cells:
             said.append(", ".join(cells).strip())
     apps = _apps(machine) if rows else []
-    return {"code": done.code, "said": [line for line in said if line][:10], "rows": rows, "apps": apps}
+    said = [line for line in said if line][:10]
+    return {"code": done.code, "said": said, "rows": rows + look_amd.rows(drm), "apps": apps}
 
 
 def _query(machine: Machine, what: str, fields: Any) -> Any:

@@ -28,7 +28,7 @@ def recording(plan: Plan, dialect: Dialect, live: str) -> list[Group]:
     """One group, since only a group's rules are evaluated in order: each after those that it reads."""
     fresh = f"and on (host) (ogen:monitor_age:seconds < {stale_after(plan)})"
     pools = [rule for entry in plan.entries for rule in _pools(plan, entry, live)]
-    cards = [*_cards(dialect, fresh), *_planned_cards(plan)]
+    cards = [*_cards(dialect, fresh), *_planned_cards(plan, own=dialect.port is None)]
     return [("ogen", [*_hosts(), *cards, *_instances(plan, fresh), *pools])]
 
 
@@ -50,7 +50,7 @@ def _cards(dialect: Dialect, fresh: str) -> list[Record]:
     ratio = Record("ogen:gpu_memory_used:ratio", "ogen:gpu_memory_used:bytes / ogen:gpu_memory_total:bytes")
     rules.insert(2, ratio)
     if own:
-        there = f"max by (host, group, gpu) (ogen_gpu_up)\n{fresh}"
+        there = f"max by ({CARD}) (ogen_gpu_up)\n{fresh}"
         reader = f"max by (host, group) (ogen_gpu_driver_up) {fresh}"
     else:
         there = "max by (host, group, gpu) (0 * ogen:gpu_memory_total:bytes + 1)"
@@ -60,11 +60,11 @@ def _cards(dialect: Dialect, fresh: str) -> list[Record]:
     return [*rules, Record("ogen:gpu_up:bool", there), Record("ogen:gpus_up:count", count)]
 
 
-def _planned_cards(plan: Plan) -> list[Record]:
-    """How many cards each host should show; AMD cards are not among the figures."""
+def _planned_cards(plan: Plan, *, own: bool) -> list[Record]:
+    """How many cards each host should show: NVIDIA's exporters know no others, the monitor does."""
     names, by_count = set(watched(plan)), dict[int, list[str]]()
     for one in plan.hosts:
-        cards = sum(gpu.vendor == "nvidia" and gpu.state == "in" for gpu in one.host.gpus)
+        cards = sum((own or gpu.vendor == "nvidia") and gpu.state == "in" for gpu in one.host.gpus)
         if cards and one.host.name in names:
             by_count.setdefault(cards, []).append(one.host.name)
     each = [

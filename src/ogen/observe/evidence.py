@@ -31,7 +31,7 @@ class UnitSeen:
 
 @dataclass(frozen=True, slots=True)
 class CardSeen:
-    """A row of nvidia-smi; memory in bytes, None where the card does not tell."""
+    """A row of nvidia-smi, or of the kernel's driver for AMD; memory in bytes, None where it is not told."""
 
     index: int
     uuid: str
@@ -43,11 +43,23 @@ class CardSeen:
     busy: float | None = None  # percent
     temperature: float | None = None  # °C
     power: float | None = None  # W
+    vendor: str = "nvidia"
+
+    @property
+    def source(self) -> str:
+        return "sysfs" if self.vendor == "amd" else "nvidia-smi"
 
 
 def listed(gpu: Gpu) -> bool:
-    """Whether nvidia-smi's query shows it: it shows whole NVIDIA cards."""
-    return gpu.vendor == "nvidia" and not (gpu.uuid or "").startswith("MIG-")
+    """Whether a host's look shows it: it shows whole cards."""
+    return not (gpu.uuid or "").startswith("MIG-")
+
+
+def match(gpu: Gpu, cards: tuple[CardSeen, ...]) -> CardSeen | None:
+    """By UUID where it is known: indexes shuffle."""
+    if gpu.uuid:
+        return next((card for card in cards if card.uuid.lower() == gpu.uuid.lower()), None)
+    return next((card for card in cards if (card.vendor, card.index) == (gpu.vendor, gpu.index)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,15 @@ SMALLER = 0.97
 
 
 def driver(case: Case) -> Iterator[Finding]:
-    if not _planned(case) or case.seen.cards:
+    if _planned(case, "amd") and not _there(case, "amd"):
+        yield case.finding(
+            "driver",
+            "",
+            "the kernel shows no AMD card",
+            ["/sys/class/drm: no card of amdgpu's"],
+            "modprobe amdgpu; dmesg says why it does not load; firmware is in firmware-amd-graphics",
+        )
+    if not _planned(case, "nvidia") or _there(case, "nvidia"):
         return
     said = case.seen.card_said or ("nvidia-smi is not there" if case.seen.card_code == 127 else "no card",)
     mismatch = any("mismatch" in line for line in said)
@@ -35,17 +43,16 @@ def driver(case: Case) -> Iterator[Finding]:
 
 
 def lost(case: Case) -> Iterator[Finding]:
-    if not case.seen.cards:
-        return
     for gpu in _planned(case):
-        if case.card(gpu) is None:
-            there = ", ".join(f"{c.index} {c.uuid}" for c in case.seen.cards)
+        seen = _there(case, gpu.vendor)
+        if seen and case.card(gpu) is None:
+            there = ", ".join(f"{c.index} {c.uuid}" for c in seen)
             wanted = gpu.uuid or f"index {gpu.index}"
             yield case.finding(
                 "card-lost",
                 f"card {gpu.index}",
                 f"{gpu.model} ({wanted}) is not among the host's cards",
-                [*case.seen.card_said, f"nvidia-smi shows: {there}"],
+                [*case.seen.card_said, f"{seen[0].source} shows: {there}"],
                 f"reboot the host; if it stays away: gpus: {{{gpu.index}: {{state: out, reason: …}}}}"
                 ", or a new UUID by `ogen lock`",
                 *case.places.set(gpu.where, "out", "state"),
@@ -60,7 +67,7 @@ def smaller(case: Case) -> Iterator[Finding]:
                 "card-smaller",
                 f"card {gpu.index}",
                 f"planned was {gpu.model} with {gib(gpu.vram)}, there is {card.name} with {gib(card.total)}",
-                [f"nvidia-smi: {card.index}, {card.name}, {card.total >> 20} MiB"],
+                [f"{card.source}: {card.index}, {card.name}, {card.total >> 20} MiB"],
                 f"set the card's true model, or vram: {card.total >> 20}MiB",
                 *case.places.set(gpu.where, f"{card.total >> 20}MiB", "vram"),
             )
@@ -82,7 +89,7 @@ def others(case: Case) -> Iterator[Finding]:
             who = ", ".join(sorted({p.name.rsplit("/", 1)[-1] for p in foreign})) or "others than ogen"
             programs = [f"pid {p.pid} {p.name} ({p.unit or 'no unit'}): {p.used >> 20} MiB" for p in foreign]
             planned = _held(case, gpu) >> 20
-            figures = f"nvidia-smi: {card.used >> 20} of {card.total >> 20} MiB used, planned {planned}"
+            figures = f"{card.source}: {card.used >> 20} of {card.total >> 20} MiB used, planned {planned}"
             yield case.finding(
                 "memory-others",
                 f"card {gpu.index}",
@@ -111,7 +118,7 @@ def moves(case: Case) -> Iterator[Finding]:
                 f"others held up to {gib(most - planned)} of the card, at {clock(when)}",
                 [
                     f"monitor: {most >> 20} MiB used at {clock(when)}, planned {planned >> 20}",
-                    f"nvidia-smi: {card.used >> 20} MiB used now",
+                    f"{card.source}: {card.used >> 20} MiB used now",
                 ],
                 f"the monitor's cards.csv tells when; leave them room: reserve: {-(-room >> 20)}MiB",
                 *case.places.set(gpu.where, f"{-(-room >> 20)}MiB", "reserve"),
@@ -142,14 +149,21 @@ def hot(case: Case) -> Iterator[Finding]:
                 "card-hot",
                 f"card {card.index}",
                 f"{card.name} is at {card.temperature:.0f} °C: it slows down",
-                [f"nvidia-smi: {card.temperature:.0f} °C, {card.power or 0:.0f} W"],
-                "clean the fans, look at the air; `nvidia-smi -pl` limits the power",
+                [f"{card.source}: {card.temperature:.0f} °C, {card.power or 0:.0f} W"],
+                "clean the fans, look at the air; `nvidia-smi -pl` limits the power"
+                if card.vendor == "nvidia"
+                else "clean the fans, look at the air; `rocm-smi --setpoweroverdrive` limits the power",
             )
 
 
-def _planned(case: Case) -> list[Gpu]:
-    """The cards that ogen uses, as far as nvidia-smi lists them: no other vendor's, no slices of a card."""
-    return [gpu for gpu in case.plan.host.gpus if case.seen.live and gpu.state == "in" and listed(gpu)]
+def _planned(case: Case, vendor: str = "") -> list[Gpu]:
+    """The cards that ogen uses, as far as hosts list them: no slices of a card."""
+    cards = [gpu for gpu in case.plan.host.gpus if case.seen.live and gpu.state == "in" and listed(gpu)]
+    return [gpu for gpu in cards if vendor in ("", gpu.vendor)]
+
+
+def _there(case: Case, vendor: str) -> list[CardSeen]:
+    return [card for card in case.seen.cards if card.vendor == vendor]
 
 
 def _used(case: Case) -> list[Gpu]:

@@ -56,7 +56,11 @@ def version(case: Case) -> Iterator[Finding]:
 
 def right_card(case: Case) -> Iterator[Finding]:
     """Which card an instance took is told by its log; /api/ps does not say."""
-    known = [cards.Card(c.index, c.uuid, c.pci, c.total >> 20, c.name, c.driver) for c in case.seen.cards]
+    known = [
+        cards.Card(c.index, c.uuid, c.pci, c.total >> 20, c.name, c.driver)
+        for c in case.seen.cards
+        if c.vendor == "nvidia"
+    ]
     for instance in _up(case):
         log = case.log(instance.unit)
         shown = [line for line in log.start if 'msg="inference compute"' in line.text]
@@ -66,8 +70,9 @@ def right_card(case: Case) -> Iterator[Finding]:
         if not wrong:
             continue
         kind = "on-cpu" if "CPU" in wrong else "vulkan" if "Vulkan" in wrong else "wrong-card"
-        if kind == "wrong-card" and len(case.cards_of(instance)) < len(instance.gpus):
-            continue  # a card that is gone can't be compared: that is a finding of its own
+        there = [card for card in case.cards_of(instance) if card.vendor == "nvidia"]
+        if kind == "wrong-card" and len(there) < len(instance.gpus):
+            continue  # a card that is gone can't be compared: that is a finding of its own; nor can AMD's
         fix = {
             "on-cpu": f"restart {instance.unit} when the driver works again: nvidia-smi and dmesg tell",
             "vulkan": "OLLAMA_VULKAN=0 must be in the unit: take OLLAMA_VULKAN out of `env`, ogen apply",

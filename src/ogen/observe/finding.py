@@ -10,7 +10,7 @@ from ..errors import Where
 from ..inventory.model import Gpu
 from ..plan.model import HostPlan, Instance, Placement, Plan
 from .concession import Ladder
-from .evidence import CardSeen, HostSeen, InstanceSeen, Line, UnitLog, UnitSeen
+from .evidence import CardSeen, HostSeen, InstanceSeen, Line, UnitLog, UnitSeen, match
 from .looking import DAY
 from .places import Change, Places
 
@@ -74,13 +74,12 @@ class Case:
         return self.seen.deep.logs.get(unit, UnitLog()) if self.seen.deep else UnitLog()
 
     def card(self, gpu: Gpu) -> CardSeen | None:
-        """By UUID where it is known: indexes shuffle."""
-        if gpu.uuid:
-            return next((c for c in self.seen.cards if c.uuid == gpu.uuid), None)
-        return next((c for c in self.seen.cards if c.index == gpu.index), None)
+        return match(gpu, self.seen.cards)
 
     def cards_of(self, instance: InstanceSeen) -> tuple[CardSeen, ...]:
-        return tuple(c for c in self.seen.cards if c.uuid in instance.gpus or str(c.index) in instance.gpus)
+        makers = {g.vendor for i in self.plan.instances if i.name == instance.name for g in i.gpus}
+        cards = (c for c in self.seen.cards if not makers or c.vendor in makers)
+        return tuple(c for c in cards if c.uuid in instance.gpus or str(c.index) in instance.gpus)
 
     def setting(self, *path: str) -> Where | None:
         """The line of a setting of this host: its own, its groups' or the default."""

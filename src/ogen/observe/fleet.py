@@ -11,7 +11,7 @@ from ..plan.model import HostPlan, Plan
 from ..plan.picture import use_of
 from ..push import Comparison
 from ..render.upstreams import place
-from .evidence import BalancerSeen, CardSeen, HostSeen, InstanceSeen, LeaseSeen, UnitSeen, listed
+from .evidence import BalancerSeen, HostSeen, InstanceSeen, LeaseSeen, UnitSeen, listed, match
 from .looking import members
 
 
@@ -172,7 +172,7 @@ def pending(comparison: Comparison) -> tuple[str, ...]:
 def _card(plan: HostPlan, gpu: Gpu, seen: HostSeen) -> CardRow:
     mine = [i for i in plan.instances if any(g.index == gpu.index for g in i.gpus)]
     use = use_of(gpu, mine, plan.host.ollama.version)
-    card = _seen(gpu, seen)
+    card = match(gpu, seen.cards)
     note = f"out: {gpu.reason or 'by the inventory'}" if gpu.state == "out" else ""
     if not note and card is None and seen.live and listed(gpu):
         note = "not there"
@@ -186,13 +186,6 @@ def _card(plan: HostPlan, gpu: Gpu, seen: HostSeen) -> CardRow:
         temperature=card.temperature if card else None,
         note=note,
     )
-
-
-def _seen(gpu: Gpu, seen: HostSeen) -> CardSeen | None:
-    """By UUID where it is known: indexes shuffle."""
-    if gpu.uuid:
-        return next((card for card in seen.cards if card.uuid == gpu.uuid), None)
-    return next((card for card in seen.cards if card.index == gpu.index), None)
 
 
 def _instance(

@@ -109,6 +109,7 @@ def _card(row: Mapping[str, Any]) -> CardSeen:
         busy=_float(row.get("utilization.gpu")),
         temperature=_float(row.get("temperature.gpu")),
         power=_float(row.get("power.draw")),
+        vendor="amd" if row.get("vendor") == "amd" else "nvidia",
     )
 
 

@@ -19,7 +19,7 @@ KINDS = {
     "other-ollama": "somebody's own `ollama serve` runs beside ogen's instances",
     "port-taken": "another program holds an instance's port",
     # cards
-    "driver": "nvidia-smi shows no card: the driver is not loaded",
+    "driver": "nvidia-smi, or for AMD the kernel, shows no card: the driver is not loaded",
     "driver-mismatch": "the driver was updated, and the old one is still loaded",
     "card-lost": "a planned card is not among the host's",
     "card-smaller": "a card has less memory than the inventory says",

@@ -93,9 +93,6 @@ def _autofit(inventory: Inventory, instances: Mapping[str, tuple[Instance, ...]]
         for model in (p.model for p in one.placements if wanted(p.model, hosts[one.host])):
             message = f"autofit: {model.name} has nothing to give up on {one.host}/{one.name}"
             hint = "allow something: context: {at_least: …}, several quantisations, gpu_layers_at_least"
-            if one.gpus[0].vendor != "nvidia":
-                message = f"autofit: {one.host}/{one.name} is left as planned"
-                hint = "it reads the memory of NVIDIA cards only"
             yield Remark(message, model.where, hint)
 
 

@@ -59,8 +59,8 @@ def wanted(model: Model, host: Host) -> bool:
 
 
 def takes_part(seat: Seat) -> bool:
-    """Whether it is wanted, and the host can read the memory of its cards."""
-    return wanted(seat.model, seat.host) and bool(seat.gpus) and seat.gpus[0].vendor == "nvidia"
+    """Whether it is wanted, and has cards whose memory can be read."""
+    return wanted(seat.model, seat.host) and bool(seat.gpus)
 
 
 def may_restart(instance: Instance, entries: Iterable[Entry]) -> bool:

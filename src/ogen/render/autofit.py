@@ -58,6 +58,7 @@ def _instance(draft: Draft, instance: Instance) -> dict[str, Any]:
         "unit": instance.unit,
         "port": instance.port,
         "server": f"127.0.0.1:{instance.port}",  # as this host's balancers list it
+        "vendor": instance.gpus[0].vendor,
         "preload": any(p.model.residency == "resident" for p in instance.placements),
         "cards": [{"gpu": gpu.uuid or str(gpu.index), "reserve": gpu.reserve} for gpu in instance.gpus],
     }

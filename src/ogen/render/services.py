@@ -85,6 +85,7 @@ def monitor(draft: Draft) -> None:
         {
             "interval_s": settings.interval,
             "cards": "nvidia" in vendors,
+            "amd": "amd" in vendors,
             "instances": [_watched(instance) for instance in draft.plan.instances],
             "csv": "/var/log/ogen/monitor",
             "prom": f"{settings.textfile_dir.rstrip('/')}/{TEXTFILE}",
