@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from terminals import Terminal
 from test_cli_fleet import CANARY, PASSWORD, Project, project
 
 from ogen.cli import console, logs, status
+from ogen.errors import ConnectError, HostError
 from ogen.observe import looking
 from ogen.push import Contact
 
@@ -117,6 +120,42 @@ def test_in_colour(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "colourful", lambda stream=None: True)
     assert "\x1b[" in project.ogen("doctor", code=2).stdout
     assert "\x1b[" in project.ogen("status").stdout
+
+
+def test_watching_keeps_its_connections(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One connection to each host; the one that breaks is made anew, after a pause that grows."""
+    opened: list[str] = []
+    seen: list[bool] = []  # of each round: whether gpu1 was seen
+    now, broken = [0.0], [False]
+    make, ask = looking.contact, Contact.ask
+
+    def count(host: Any, options: Any) -> Any:
+        opened.append(host.name)
+        return make(host, options)
+
+    def break_off(self: Contact, *args: Any) -> Any:
+        if broken[0] and self.host.name == "gpu1":
+            raise ConnectError("the connection broke", host="gpu1")
+        return ask(self, *args)
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+        seen.append("gpu1" not in [e.host for e in told[-1].values() if isinstance(e, HostError)])
+        broken[0] = len(seen) in (2, 3, 4)
+        if len(seen) == 9:
+            raise KeyboardInterrupt
+
+    told: list[dict[str, Any]] = []
+    look = looking.Looks.look
+    monkeypatch.setattr(looking.Looks, "look", lambda self: told.append(look(self)) or told[-1])
+    monkeypatch.setattr(looking, "contact", count)
+    monkeypatch.setattr(looking, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    monkeypatch.setattr(Contact, "ask", break_off)
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=wait, strftime=time.strftime))
+    said = project.ogen("status", "--watch", "1", code=130)
+    assert seen == [True, True, False, False, False, False, False, False, True]
+    assert (opened.count("edge"), opened.count("gpu2"), opened.count("gpu1")) == (1, 1, 3)
+    assert "the connection broke" in said.stdout + said.stderr
 
 
 def test_watching_goes_on_until_it_is_interrupted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,11 +42,11 @@ def command(
 ) -> Exit:
     """Show what runs where: releases, instances, models, VRAM, balancers.
 
-    One connection to each host; nothing is locked or changed there. Exit code 4 if a host can't be
-    reached, 3 if one can't say; else 0, whatever it shows: `ogen doctor` judges.
+    One connection to each host, which --watch keeps; nothing is locked or changed there. Exit code 4 if
+    a host can't be reached, 3 if one can't say; else 0, whatever it shows: `ogen doctor` judges.
     """
     from ..observe import fleet as rows
-    from ..observe.looking import look
+    from ..observe.looking import Looks, look
     from . import fleet
 
     if watch and shape == "json":
@@ -55,12 +55,10 @@ def command(
     planned, targets = fleet.wish(ready, limit)
     title = planned.inventory.name
 
-    def found() -> tuple[HostRow, ...]:
-        return rows.rows(planned, look(planned, targets, ready.options))
-
     if watch:
-        return _watch(found, title, watch, fold)
-    seen = found()
+        with Looks(planned, targets, ready.options) as looks:
+            return _watch(lambda: rows.rows(planned, looks.look()), title, watch, fold)
+    seen = rows.rows(planned, look(planned, targets, ready.options))
     if shape == "json":
         _json(seen)
     else:

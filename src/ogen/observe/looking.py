@@ -18,6 +18,7 @@ from .hearing import host_seen
 LOOPBACK = "127.0.0.1"
 DAY = 86400.0
 REST = 10.0  # seconds that a host which failed is not asked for its journal
+AGAIN = (2.0, 60.0)  # seconds until a host that failed is looked at again: at first, and at most
 
 
 def look(
@@ -26,15 +27,60 @@ def look(
     """Each host, or the error that kept us from it; `deep` brings the evidence of `since` seconds."""
 
     def one(target: Target) -> HostSeen | HostError:
-        request = {"op": "look", "deep": deep, "since": since}
-        request["reach"] = [list(place) for place in members(plan, target.host.name)]
         try:
             with contact(target.host, options) as opened:
-                return _look(opened, target, request)
+                return _look(opened, target, _request(plan, target, deep=deep, since=since))
         except HostError as error:
             return error
 
     return dict(zip((t.host.name for t in targets), each(targets, one, options.parallel), strict=True))
+
+
+def _request(plan: Plan, target: Target, **more: Any) -> dict[str, Any]:
+    reach = [list(place) for place in members(plan, target.host.name)]
+    return {"op": "look", "reach": reach, **more}
+
+
+class Looks:
+    """Looks at the same hosts again and again, over one connection to each; one that broke is made anew.
+
+    A host that fails is left alone for a while, longer each time; until then its error is what is seen.
+    """
+
+    def __init__(self, plan: Plan, targets: Sequence[Target], options: Options) -> None:
+        self.plan, self.targets, self.options = plan, targets, options
+        self._open: dict[str, tuple[Contact, ExitStack]] = {}
+        self._failed: dict[str, tuple[HostError, float, float]] = {}  # until when, and after which pause
+
+    def __enter__(self) -> Looks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _contact, stack in self._open.values():
+            stack.close()
+
+    def look(self) -> dict[str, HostSeen | HostError]:
+        seen = each(self.targets, self._one, self.options.parallel)
+        return dict(zip((target.host.name for target in self.targets), seen, strict=True))
+
+    def _one(self, target: Target) -> HostSeen | HostError:
+        name = target.host.name
+        error, until, pause = self._failed.get(name, (None, 0.0, 0.0))
+        if error is not None and time.monotonic() < until:
+            return error
+        try:
+            if name not in self._open:
+                stack = ExitStack()
+                self._open[name] = stack.enter_context(contact(target.host, self.options)), stack
+            seen = _look(self._open[name][0], target, _request(self.plan, target))
+        except HostError as failure:
+            if (lost := self._open.pop(name, None)) is not None:
+                lost[1].close()
+            pause = min(AGAIN[1], 2 * pause or AGAIN[0])
+            self._failed[name] = failure, time.monotonic() + pause, pause
+            return failure
+        self._failed.pop(name, None)
+        return seen
 
 
 def _look(opened: Contact, target: Target, request: Mapping[str, Any]) -> HostSeen:
