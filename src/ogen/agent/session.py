@@ -25,6 +25,7 @@ OPERATIONS = {
     "stored": "looks",
     "look": "look",
     "logs": "look_log",
+    "past": "look_past",
     "apply": "changes",
     "rollback": "changes",
     "attach": "changes",

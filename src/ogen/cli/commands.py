@@ -61,6 +61,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
     "Watch": {
         "status": Entry("Show what runs where: releases, instances, models, VRAM, balancers."),
         "logs": Entry("Show the journals of instances and balancers, merged by time."),
+        "report": Entry("Write one page of what cards and balancers did: VRAM, utilisation, latencies."),
         "bench": Entry("Measure a fleet under load: throughput, tokens, latencies, shares, cards."),
         "doctor": Entry("Say what is wrong on the hosts, what shows it, and what mends it."),
     },

@@ -40,14 +40,15 @@ def html(plan: Plan, only: Iterable[str] | None = None) -> str:
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{_text(title)}</title>\n<style>{_style()}</style></head>\n<body>\n"
+        f"<title>{_text(title)}</title>\n<style>{style()}</style></head>\n<body>\n"
         + "\n".join(body)
         + "\n</body></html>\n"
     )
 
 
 @cache
-def _style() -> str:
+def style() -> str:
+    """The look of ogen's pages."""
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 

@@ -1,0 +1,93 @@
+"""`ogen report`: one page of what cards and balancers did."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from ..errors import HostError, UsageError
+from . import console, options
+from .exits import Exit, worst
+from .spans import Span
+
+
+@click.command()
+@options.inventory
+@options.limit
+@click.option(
+    "--since",
+    metavar="SPAN",
+    type=Span(),
+    default="24h",
+    show_default=True,
+    help="How far back it goes: 10m, 2h, 7d.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="report.html",
+    show_default=True,
+    help="The page; one that is there is replaced.",
+)
+@click.option(
+    "--from",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Read copies in DIR/HOST/ of the files below /var/log/ogen; no host is contacted.",
+)
+@options.parallel
+def command(
+    path: Path, limit: str | None, since: float, output: Path, folder: Path | None, parallel: int
+) -> Exit:
+    """Write one page of what cards and balancers did: VRAM, utilisation, latencies.
+
+    Reads what the monitors and balancers of the hosts wrote, rotated files too; the hosts count, and send
+    sums. The page needs no network. Exit code 4 if a host can't be reached, 3 if one can't say: the page
+    is written nevertheless, and names them.
+    """
+    from ..observe import report_read, report_series, report_span, view_report
+    from ..plan import plan
+    from . import failure, fleet
+
+    library = view_report.plotly()
+    strangers: tuple[str, ...] = ()
+    if folder is not None:
+        from ..inventory import load
+        from . import project
+
+        inventory = load(path)
+        names = project.limited(inventory, limit)
+        hosts = tuple(host for host in inventory.hosts if host.name in names)
+        planned = plan(inventory)
+        span, answers, strangers = report_read.from_folder(folder, hosts, since, inventory)
+    else:
+        ready = fleet.fleet(path, parallel, what="report")
+        planned = fleet.planned(ready)
+        hosts = ready.hosts(limit)
+        span = report_span.span(time.time(), since, hosts)
+        answers = report_read.over_ssh(hosts, ready.options, span)
+    found = report_series.document(planned, answers, span, report_span.local(span.end), strangers)
+    _write(output, view_report.html(found, library))
+    errors = [answer for answer in answers.values() if isinstance(answer, HostError)]
+    for error in errors:
+        console.tell(failure.as_text(error))
+    console.say(f"{found['head']}\n{output}: {output.stat().st_size / 1e6:.1f} MB")
+    return worst(error.exit_code for error in errors)
+
+
+def _write(output: Path, page: str) -> None:
+    """The whole new page or the one that was there."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+        temporary.replace(output)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"{output} can't be written: {error.strerror}", hint="-o says where to") from error
