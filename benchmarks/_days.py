@@ -14,11 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ogen.inventory import load
+from ogen.plan import plan
+
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
 END = 1_800_014_400  # 2027-01-15T12:00:00Z
 DAY = 86400
-MODELS = (("chat:latest", 5.4), ("writer:latest", 9.9))
+Loads = dict[tuple[str, int], list[tuple[str, float]]]  # (host, card) → models and their GiB there
 
 
 def inventory(hosts: int, cards: int) -> str:
@@ -57,20 +60,41 @@ def office(at: float) -> float:
     )
 
 
+def planned(path: Path) -> Loads:
+    """What the plan of an inventory has on each card."""
+    loads: Loads = {}
+    for host in plan(load(path)).hosts:
+        for instance in host.instances:
+            for placement in instance.placements:
+                size = placement.account.total_gpu_bytes / GIB
+                for gpu in instance.gpus:
+                    name = f"{placement.model.name}:latest"
+                    loads.setdefault((host.host.name, gpu.index), []).append(
+                        (name, size / len(instance.gpus))
+                    )
+    return loads
+
+
 def write(folder: Path, hosts: int, cards: int, every: int = 60, requests: int = 20_000) -> None:
-    """`folder`/HOST/…, of the day before END. gpu2 lacks two hours, its card 1 fills up; gpu1's is restarted."""
-    script = monitor()
+    """`folder`/inventory.yaml and `folder`/files/HOST/…, of the day before END.
+
+    gpu2 lacks two hours, and its card 1 fills up; an instance of gpu1 is restarted after an apply.
+    """
+    folder.mkdir(parents=True)
+    path = folder / "inventory.yaml"
+    path.write_text(inventory(hosts, cards), encoding="utf-8")
+    loads, script, folder = planned(path), monitor(), folder / "files"
     for n in range(1, hosts + 1):
         place = folder / f"gpu{n}"
         place.mkdir(parents=True)
-        _host(script, place, n, cards, every)
+        _host(script, place, n, loads, cards, every)
     (folder / "edge").mkdir()
     _log(folder / "edge" / "balancer-api.log", hosts, cards, requests)
     for path in folder.rglob("*.*"):
         os.utime(path, (END, END))  # a file that was last written before a report's span is not read
 
 
-def _host(script: Any, folder: Path, n: int, cards: int, every: int) -> None:
+def _host(script: Any, folder: Path, n: int, loads: Loads, cards: int, every: int) -> None:
     dice = random.Random(n)
     rows: list[Any] = []
     models: list[Any] = []
@@ -79,11 +103,19 @@ def _host(script: Any, folder: Path, n: int, cards: int, every: int) -> None:
         if n == 2 and 13 <= hour < 15:
             continue  # the host was off
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-        rows += script.card_rows(stamp, [_card(dice, n, index, at, hour) for index in range(cards)])
+        rows += script.card_rows(
+            stamp,
+            [
+                _card(dice, n, index, at, hour, sum(size for _, size in loads[f"gpu{n}", index]))
+                for index in range(cards)
+            ],
+        )
         states = []
         for index in range(cards):
             up = not (n == 1 and index == 0 and 17 <= hour < 17.2)
-            loaded = [_model(name, size, n, index, hour) for name, size in MODELS] if up else []
+            loaded = (
+                [_model(name, size, n, index, hour) for name, size in loads[f"gpu{n}", index]] if up else []
+            )
             states.append({"name": f"gpu{index}", "up": up, "models": loaded})
         models += script.model_rows(stamp, states)
     script.append(str(folder / "cards.csv"), script.CARDS_HEADER, rows)
@@ -93,13 +125,13 @@ def _host(script: Any, folder: Path, n: int, cards: int, every: int) -> None:
         (folder / "audit.jsonl").write_text(json.dumps(entry) + "\n")
 
 
-def _card(dice: random.Random, n: int, index: int, at: int, hour: float) -> dict[str, Any]:
+def _card(dice: random.Random, n: int, index: int, at: int, hour: float, load: float) -> dict[str, Any]:
     busy = min(100, max(0, round(100 * office(at) * (0.9 - 0.12 * index) + dice.gauss(0, 9))))
-    used = 16.8 + 0.01 * busy + dice.random() * 0.2
+    used = load - 0.9 + 0.005 * busy + dice.random() * 0.1
     if n == 1 and index == 0 and 17 <= hour < 17.2:
         used, busy = 0.5, 0
     if n == 2 and index == 1 and hour > 19:
-        used = min(23.9, used + (hour - 19) * 2)  # somebody else's job
+        used = min(23.9, used + (hour - 19) * 4)  # somebody else's job
     return {
         "gpu": index,
         "uuid": f"GPU-{n:04}-{index}",
@@ -114,7 +146,7 @@ def _card(dice: random.Random, n: int, index: int, at: int, hour: float) -> dict
 
 
 def _model(name: str, size: float, n: int, index: int, hour: float) -> dict[str, Any]:
-    spilled = 2.1 if n == 2 and index == 1 and hour > 22 and name == "writer:latest" else 0.0
+    spilled = 2.1 if n == 2 and index == 1 and hour > 22 and name == "chat:latest" else 0.0
     whole, beside = int(size * GIB), int(spilled * GIB)
     return {
         "name": name,

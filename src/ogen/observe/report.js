@@ -108,18 +108,22 @@
         line: {color: series(at), width: 1}}));
     return [traces, made];
   }
+  const ticks = [-3, -2, -1, 0, 1, 2, 3, 4].flatMap(ten => [1, 2, 5].map(n => Number(`${n}e${ten}`)));
   function times(one, key) {
     const made = layout({showlegend: true});
-    Object.assign(made.yaxis, {type: 'log', rangemode: 'normal', dtick: 'D2', minor: {showgrid: false}, ...unit('seconds')});
+    Object.assign(made.yaxis, {type: 'log', rangemode: 'normal', tickvals: ticks, ticktext: ticks.map(String), ...unit('seconds')});
     return [['p50', 'p95', 'p99'].map((name, at) => line(name, one[key][name], at, {hovertemplate: '%{y:.3~g} s',
       mode: 'lines', line: {color: series(at), width: 1.6, dash: dashes[at]}})), made];
   }
   function share(one) {
     const made = layout({showlegend: true});
     Object.assign(made.yaxis, unit('%'), {range: [0, 100]});
-    const sums = starts.map((_, at) => one.by.reduce((sum, by) => sum + by.n[at], 0));
-    return [one.by.map((by, at) => line(by.name, by.n.map((n, bin) => sums[bin] ? 100 * n / sums[bin] : null), at,
-      {stackgroup: 'all', stackgaps: 'infer zero', hovertemplate: '%{y:.0f} %', line: {color: series(at), width: .5}})), made];
+    // few requests have no shares: some bins together
+    const step = Math.ceil(data.bins / 48), x = starts.filter((_, at) => at % step === 0);
+    const coarse = one.by.map(by => x.map((_, at) => by.n.slice(at * step, (at + 1) * step).reduce((a, b) => a + b, 0)));
+    const sums = x.map((_, at) => coarse.reduce((sum, counts) => sum + counts[at], 0));
+    return [one.by.map((by, at) => line(by.name, coarse[at].map((n, bin) => sums[bin] ? 100 * n / sums[bin] : null), at,
+      {x, stackgroup: 'all', stackgaps: 'infer zero', hovertemplate: '%{y:.0f} %', line: {color: series(at), width: .5, shape: 'hv'}})), made];
   }
 
   function figure(name) {
@@ -133,7 +137,7 @@
     return what === 'rate' ? rate(one) : what === 'share' ? share(one) : times(one, what);
   }
 
-  const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']};
+  const config = {displayModeBar: false, responsive: true};
   function draw(place) {
     const [traces, made] = figure(place.dataset.plot);
     Plotly.react(place, traces, made, config);

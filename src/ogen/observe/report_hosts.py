@@ -28,6 +28,7 @@ def host(one: HostPlan, said: Said, span: Span, zone: Zone) -> dict[str, Any]:
     instances = [_instance(who, said["instances"][who], span) for who in said["instances"]]
     instances.sort(key=lambda instance: natural(instance["name"]))
     gaps = _gaps(cards, instances, span)
+    marks = sorted(_marks(said, instances, span))[:MARKS]
     notable = [f"{name} {text}" for card in cards for text in _of_card(card, span, zone)]
     notable += [f"{name}/{text}" for instance in instances for text in _of_instance(instance, span, zone)]
     notable += [f"{name}: nothing was written {text}" for text in when(gaps, span, zone)]
@@ -36,7 +37,8 @@ def host(one: HostPlan, said: Said, span: Span, zone: Zone) -> dict[str, Any]:
         "cards": cards,
         "instances": instances,
         "gaps": runs(gaps),
-        "marks": sorted(_marks(said, instances, span))[:MARKS],
+        "marks": marks,
+        "events": [f"{zone.clock(at)} {text}" for at, text in marks],
         "notable": notable,
         "notes": [*_reading(said), *_missing(one, cards)],
     }
@@ -116,13 +118,13 @@ def _of_instance(instance: Said, span: Span, zone: Zone) -> Iterator[str]:
 
 # ----------------------------------------------------------------------------------- gaps and marks
 def _gaps(cards: Sequence[Said], instances: Sequence[Said], span: Span) -> list[int]:
-    """Bins for which the monitor wrote nothing; the last one has only begun."""
+    """Bins for which the monitor wrote nothing; the last one has only begun, the first one may be cut."""
     if not cards and not instances:
         return []
     seen = {place for instance in instances for place in instance["seen"]}
     seen |= {at for card in cards for at, used in enumerate(card["used"]) if used is not None}
     seen |= {at for card in cards for at in card["lost"]}
-    return [place for place in range(span.bins - 1) if place not in seen]
+    return [place for place in range(1, span.bins - 1) if place not in seen]
 
 
 def _marks(said: Said, instances: Sequence[Said], span: Span) -> Iterator[tuple[float, str]]:

@@ -94,7 +94,10 @@ def _sections(found: Part) -> Iterable[str]:
     hosts = found["hosts"]
     if hosts:
         yield '<section id="cards"><h2>Cards</h2>'
-        yield f'<p class="sub">Times are {escape(found["zone"])}; each point is {_width(found["width"])}.</p>'
+        yield (
+            f'<p class="sub">Times are {escape(found["zone"])}; each point is {_width(found["width"])}. Drag to'
+            " zoom, double-click for all; grey: nothing was written; ▾: an event.</p>"
+        )
         if len(hosts) > FEW:
             height = 120 + 14 * len(hosts)
             yield _plot("map:used", "VRAM in use, fullest card of each host, % of its memory", height)
@@ -145,9 +148,14 @@ def _host(at: int, one: Part, opened: bool) -> str:
     notable = f'<ul class="remarks">{notable}</ul>' if notable and not opened else ""
     return (
         f'<details class="host"{" open" if opened else ""}><summary><b>{escape(one["name"])}</b> '
-        f'<span class="figure">{escape(_summary(one))}</span></summary>{notable}'
+        f'<span class="figure">{escape(_summary(one))}</span></summary>{notable}{_events(one["events"])}'
         f'<div class="plots">{plots}</div>{_models(one["instances"])}</details>'
     )
+
+
+def _events(events: Iterable[str]) -> str:
+    told = " · ".join(escape(text) for text in events)
+    return f'<p class="sub">▾ {told}</p>' if told else ""
 
 
 def _summary(one: Part) -> str:
@@ -203,7 +211,7 @@ def _balancer(at: int, one: Part) -> str:
         f"<h3><span>Balancer {escape(one['name'])}</span>"
         f'<span class="figure">on {escape(", ".join(one["hosts"]))}</span></h3>'
         f'<p class="sub">{one["total"]} requests: {escape(sums)} · answers {_times(one["over"]["seconds"])}'
-        f'{first}{note}</p><div class="plots">{plots}</div>{_instances(one["table"])}'
+        f'{first}{note}</p><div class="plots two">{plots}</div>{_instances(one["table"])}'
     )
 
 
