@@ -36,9 +36,9 @@ def test_it_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
 
 
-def test_there_are_five_examples() -> None:
+def test_the_examples_are_there() -> None:
     names = {example.stem for example in EXAMPLES}
-    assert names >= {"single-8gb", "dual-3090", "llama-70b-two-cards", "fleet", "demo"}
+    assert names >= {"single-8gb", "dual-3090", "llama-70b-two-cards", "fleet", "demo", "queue"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)

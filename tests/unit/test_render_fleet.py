@@ -86,9 +86,9 @@ def tree(release: Release) -> Iterator[tuple[str, bytes]]:
     yield "release.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def test_the_five_examples_are_there() -> None:
-    assert {"demo", "fleet"} <= set(EXAMPLES)
-    assert len(EXAMPLES) == 5
+def test_the_examples_are_there() -> None:
+    assert {"demo", "fleet", "queue"} <= set(EXAMPLES)
+    assert len(EXAMPLES) == 6
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -67,9 +67,6 @@ def releases(
 def test_nginx_and_systemd_take_it(tmp_path: Path, need: Callable[[str], str], routing: str) -> None:
     need("systemd-analyze")
     root = systemd_root(tmp_path / "root")
-    redis = root / "usr/bin/redis-server"
-    redis.write_text("#!/bin/sh\n")
-    redis.chmod(0o755)
     for release in releases(tmp_path, routing=routing).values():
         check_units(release, root)
         check_nginx(release, tmp_path, need("nginx"))

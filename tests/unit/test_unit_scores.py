@@ -43,6 +43,8 @@ def test_each_unit_is_exposed_little(tmp_path: Path, need: Callable[[str], str])
     kinds_seen = {name.rpartition("/")[2].split("-gpu")[0].split("@")[0] for name in found}
     assert {"ogen-ollama", "ogen-balancer-api.service", "ogen-monitor.service", "ogen-preload"} <= kinds_seen
     assert {"ogen-leases.service", "ogen-probe.service", "ogen-librarian.service"} <= kinds_seen
+    assert {f"ogen-queue-{part}-jobs.service" for part in ("redis", "front")} <= kinds_seen
+    assert "ogen-queue-worker-jobs" in kinds_seen
     assert max(found.values()) <= MOST
 
 

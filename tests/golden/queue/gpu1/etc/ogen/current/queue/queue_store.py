@@ -1,0 +1,1 @@
+templates/queue_store.py
