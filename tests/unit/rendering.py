@@ -146,7 +146,13 @@ def run(*command: str, cwd: Path | None = None) -> tuple[int, str]:
 
 def systemd_root(folder: Path) -> Path:
     """A root file system with the programs that units start and systemd's own units."""
-    for program in ("usr/local/bin/ollama", "usr/bin/python3", "usr/sbin/nginx", "usr/bin/redis-server", "bin/kill"):
+    for program in (
+        "usr/local/bin/ollama",
+        "usr/bin/python3",
+        "usr/sbin/nginx",
+        "usr/bin/redis-server",
+        "bin/kill",
+    ):
         stub = folder / program
         stub.parent.mkdir(parents=True, exist_ok=True)
         stub.write_text("#!/bin/sh\n")
