@@ -243,6 +243,25 @@ def test_requests_that_fail_behind_a_balancer(box: Box) -> None:
     box.quiet()
 
 
+@pytest.mark.soak
+def test_a_runner_that_hangs(box: Box) -> None:
+    """An instance gives no word to requests for a minute, while its API and the prober's loads are well."""
+    box.ogen("apply", "--yes")
+    until(lambda: box.age() > 61, 70)
+    box.quiet()
+    box.fault("stall:600")
+    end = time.monotonic() + 70
+    while time.monotonic() < end:  # the other one answers, so that least_conn sends here again
+        box.spread(4, 8081, 4, "-m", "12")
+    box.probe(3)
+    found = box.finds("runner-hangs")
+    assert "probe-fails" not in found
+    assert "solo/gpu0 answers the probes, but none of" in found["runner-hangs"]["what"]
+    box.sh("rm /etc/testbed/ollama.d/*; systemctl restart ogen-ollama-gpu0 ogen-preload@gpu0")
+    box.quiet()
+    assert box.doctor(code=0) == {}
+
+
 def test_memory_models_and_requests(box: Box) -> None:
     until(lambda: box.age() > 21, 30)
     box.fault("oom")

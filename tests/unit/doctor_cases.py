@@ -352,6 +352,8 @@ TABLE: list[tuple[str, str, Change, str, str]] = [
     ("client-timeout", "balancer api", put("edges", "api", "gone", value=[*[[NOW - n, 60.0 + n / 50] for n in range(6)], *[[NOW, 9.0 * n] for n in range(9)]], host="edge"), "6 clients left after 60 s", "60 s"),
     ("queue-full", "balancer api", put("edges", "api", "own", "503", value=7, host="edge"), "7 requests", "replicas"),
     ("card-idle", "balancer api", put("edges", "api", "shares", 0, "served", value={"192.0.2.1:11434": 398, "192.0.2.1:11435": 2}, host="edge"), "solo/gpu1 served 2 of the last 400", "ogen restart"),
+    ("runner-hangs", "balancer api", put("edges", "api", "silent", value=[["", "192.0.2.1:11434", 3, NOW - 200, NOW - 20]], host="edge"), "solo/gpu0 answers the probes, but none of the last 3 requests", "ogen restart"),
+    ("runner-hangs", "balancer api", both(put(*ROW, "utilization.gpu", value="100"), put("edges", "api", "silent", value=[["", "192.0.2.1:11434", 9, NOW - 900, NOW - 20]], host="edge")), "none of the last 9", "dmesg"),
     ("upstream-timeout", "balancer api", put("edges", "api", "failed", value=[[NOW - 9, "192.0.2.1:11434", "504"]], host="edge"), "no answer in time", "read_timeout"),
     ("no-live-upstreams", "balancer api", put("logs", API, "lines", value=[[NOW - 9, "[error] 7#7: no live upstreams while connecting"]], host="edge"), "no instance alive", "replica"),
     ("body-too-large", "balancer api", put("edges", "api", "statuses", "413", value=2, host="edge"), "2 requests", "max_body"),

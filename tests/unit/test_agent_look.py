@@ -167,6 +167,32 @@ def test_the_access_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ]
 
 
+def test_who_gives_no_word_to_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = float(int(time.time()))
+
+    def line(age: float, upstream: str, answers: str, uri: str = "/api/chat", seconds: float = 30.0) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(now - age))
+        entry = {"time": stamp, "status": 499, "method": "POST", "uri": uri, "seconds": seconds}
+        return json.dumps({**entry, "upstream": upstream, "upstream_status": answers, "pool": "chat"})
+
+    rows = [
+        line(400, "a:1", "-"),
+        line(200, "a:1", "200", seconds=1.0),  # it answers: what was before counts no more
+        line(190, "a:1", "-", seconds=60.0),  # begun before that answer
+        line(100, "a:1, b:2", "504, 200", "/v1/chat/completions"),
+        line(90, "a:1", "200", "/api/show"),  # no runner is asked for that
+        line(50, "a:1", "-"),
+        line(40, "c:3", "-"),
+        line(30, "c:3", "503"),
+        line(20, "d:4", "-", "/api/pull"),
+    ]
+    path = tmp_path / "api.log"
+    path.write_text("\n".join(rows))
+    monkeypatch.setattr(look_access, "_paths", lambda balancer: [str(path)])
+    found = look_access.access("api", 3600.0)["silent"]
+    assert found == [["chat", "a:1", 3, now - 200, now - 50]]
+
+
 def test_who_served_what_since_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "api.log"
 

@@ -157,6 +157,11 @@ def test_a_model_with_hours_is_not_missed(planned: Plan) -> None:
     assert "not-resident" not in {one.kind for one in found(planned, hours)}
 
 
+def silent(count: int, since: float, until: float, gone: str = "192.0.2.1:11434") -> Change:
+    """Requests without a word to an instance."""
+    return put("edges", "api", "silent", value=[["", gone, count, NOW - since, NOW - until]], host="edge")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -175,6 +180,13 @@ def test_a_model_with_hours_is_not_missed(planned: Plan) -> None:
         put(*ROW, "memory.used", value="7300"),
         put("logs", GPU0, value={"start": [], "lines": [], "last": []}),
         both(put("idle", value=False), put("locked", value="ops@desk")),
+        silent(2, 200, 20),
+        silent(9, 70, 20),  # a long answer, and clients that don't wait
+        silent(9, 2000, 1800),  # nobody has asked since
+        silent(9, 7100, 20, gone="192.0.2.77:11434"),
+        silent(9, 7190, 20),  # it was restarted since the first of them
+        both(silent(9, 500, 20), put(*ROW, "utilization.gpu", value="100")),
+        both(silent(9, 500, 20), put(*ROW, "utilization.gpu", value="[N/A]")),
     ],
 )
 def test_no_false_alarm(planned: Plan, change: Change) -> None:

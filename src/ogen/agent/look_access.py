@@ -15,6 +15,9 @@ SERVED = 64 * 1024 * 1024  # bytes of it that are counted for a load
 ROWS = 2_000  # kinds of lines that are told apart
 FAILED = 500  # failed answers of instances that are kept
 GONE = 200  # requests whose client left
+GENERATES = re.compile(
+    r"/api/(generate|chat|embed|embeddings)|/v1/([a-z]+/)?(completions|embeddings|messages|responses)"
+)
 RECENT = 400  # good answers of each pool that tell how it shares them
 _SPLIT = re.compile(r"\s*[,:]\s+|\s*,\s*")
 
@@ -27,6 +30,7 @@ def access(balancer: str, since: float) -> Seen:
     failed: List[List[Any]] = []
     gone: List[List[float]] = []
     good: Dict[str, List[Tuple[float, Seen]]] = {}
+    silent = Silence()
     for entry in _entries(path) if path else ():
         when = _when(str(entry.get("time", "")))
         if when is None or when < time.time() - since:
@@ -38,6 +42,9 @@ def access(balancer: str, since: float) -> Seen:
         for address, answer in tries(entry):
             if answer.startswith("5"):
                 failed.append([when, address, answer])
+            if GENERATES.fullmatch(str(entry.get("uri", ""))):
+                began = when - _number(entry.get("seconds"))
+                silent.note(str(entry.get("pool") or ""), address, answer not in ("-", "504"), began, when)
         if status == "499":
             gone.append([when, _number(entry.get("seconds"))])
         elif status == "200" and entry.get("method") == "POST" and entry.get("upstream"):
@@ -48,8 +55,32 @@ def access(balancer: str, since: float) -> Seen:
         "own": own,
         "failed": failed[-FAILED:],
         "gone": gone[-GONE:],
+        "silent": silent.rows(),
         "shares": [_share(pool, rows[-RECENT:]) for pool, rows in good.items()],
     }
+
+
+class Silence:
+    """Of each pool's servers: requests that got no word since its last answer."""
+
+    def __init__(self) -> None:
+        self.heard: Dict[Tuple[str, str], float] = {}
+        self.found: Dict[Tuple[str, str], List[float]] = {}
+
+    def note(self, pool: str, server: str, answered: bool, began: float, ended: float) -> None:
+        key = pool, server
+        if answered:
+            self.heard[key] = ended
+            self.found.pop(key, None)
+            return
+        row = self.found.setdefault(key, [0, ended, ended])
+        row[0] += 1
+        row[1] = min(row[1], max(began, self.heard.get(key, 0.0)))
+        row[2] = ended
+
+    def rows(self) -> List[List[Any]]:
+        """[pool, server, how many, since when, until when]."""
+        return [[*key, *row] for key, row in self.found.items()]
 
 
 def _share(pool: str, rows: List[Tuple[float, Seen]]) -> Seen:

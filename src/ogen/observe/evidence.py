@@ -163,6 +163,17 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Silent:
+    """Requests to a server of a pool that got no word since its last answer; times by the host's clock."""
+
+    pool: str
+    server: str  # address:port
+    count: int
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """An `ollama serve` that is none of ogen's."""
 
@@ -208,6 +219,7 @@ class Deep:
         default_factory=dict
     )  # when a client left, after s
     shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict)  # by balancer
+    silent: Mapping[str, tuple[Silent, ...]] = field(default_factory=dict)  # by balancer
     servers: tuple[Server, ...] = ()
     peaks: Mapping[str, tuple[float, int]] = field(default_factory=dict)  # card's UUID → when, most bytes
 

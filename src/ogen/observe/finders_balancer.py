@@ -14,6 +14,11 @@ from .places import Change
 
 SHORT = 10.0  # seconds: who leaves earlier is a person that has read enough
 MANY = 5  # requests
+FEW = 3
+QUIET = 60.0  # seconds without a word to any request, while the cards do nothing: a runner hangs
+QUIET_BUSY = 600.0  # and where they compute, or don't tell
+LATELY = 900.0  # seconds: one that hangs is tried again and again
+IDLE = 5.0  # percent of a card's time
 SETTLED = 60.0  # seconds after an instance's start whose failures are those of the start
 
 
@@ -103,6 +108,43 @@ def failures(case: Case) -> Iterator[Finding]:
                 yield _failed(case, balancer, member, "upstream-timeout", "gave no answer in time", late)
             if other:
                 yield _failed(case, balancer, member, "upstream-fails", "failed requests", other)
+
+
+def hanging(case: Case) -> Iterator[Finding]:
+    """Nobody else sees it: /api/ps and a load of what is loaded are answered without the runner."""
+    names = _servers(case)
+    for balancer, rows in (case.seen.deep.silent if case.seen.deep else {}).items():
+        for one in rows:
+            member = names.get(one.server, "")
+            busy = _computes(case, member) if member else None
+            if one.count < FEW or one.since <= _settled(case, member) or busy is None:
+                continue
+            if one.until - one.since < (QUIET_BUSY if busy else QUIET) or case.seen.time - one.until > LATELY:
+                continue
+            where = f" ({one.pool})" if one.pool else ""
+            idle = "; its cards do nothing" if not busy else ""
+            yield case.finding(
+                "runner-hangs",
+                f"balancer {balancer}",
+                f"{member} answers the probes, but none of the last {one.count} requests",
+                [
+                    f"access log: {one.count} requests to {one.server}{where} without a word from"
+                    f" {clock(one.since)} to {clock(one.until)}{idle}"
+                ],
+                f"`ogen restart` of {member} ends it; its log, and dmesg (NVRM: Xid), may say why",
+                _member_place(case, member),
+            )
+
+
+def _computes(case: Case, member: str) -> bool | None:
+    """Whether an instance's cards compute, or may; None where it is not up, or no model is in its memory."""
+    host, _, name = member.partition("/")
+    other = case.others.get(host)
+    found = next((i for i in other.instances if i.name == name), None) if other else None
+    if other is None or found is None or found.error or not found.models:
+        return None
+    busy = [c.busy for c in other.cards if c.uuid in found.gpus or str(c.index) in found.gpus]
+    return not busy or any(share is None or share > IDLE for share in busy)
 
 
 def _failed(
@@ -231,4 +273,4 @@ def _member_place(case: Case, member: str) -> Where | None:
     return next((h.host.where for h in case.whole.hosts if h.host.name == name), None)
 
 
-FINDERS = (configuration, reach, kept_away, failing, failures, nobody, bodies, left, turned_away)
+FINDERS = (configuration, reach, kept_away, failing, failures, hanging, nobody, bodies, left, turned_away)

@@ -23,6 +23,7 @@ from .evidence import (
     Promise,
     Server,
     Share,
+    Silent,
     UnitLog,
     UnitSeen,
 )
@@ -190,6 +191,13 @@ def _deep(said: Mapping[str, Any]) -> Deep:
         },
         shares={
             name: tuple(_share(_map(one)) for one in _list(_map(edge).get("shares")))
+            for name, edge in edges.items()
+        },
+        silent={
+            name: tuple(
+                Silent(_text(p), _text(s), _int(n), _float(a) or 0.0, _float(b) or 0.0)
+                for p, s, n, a, b in _rows(_map(edge).get("silent"), 5)
+            )
             for name, edge in edges.items()
         },
         servers=tuple(_server(_map(one)) for one in _list(said.get("servers"))),

@@ -56,6 +56,7 @@ KINDS = {
     "not-back": "a lease has ended, and the instance fails the balancers' probe",
     "probe-fails": "an instance fails the probes of a balancer's host (docs/health.md)",
     "upstream-fails": "tries of an instance failed since it is up",
+    "runner-hangs": "an instance answers the probes, but no request: its runner hangs",
     "upstream-timeout": "tries of an instance took longer than `read_timeout`",
     "no-live-upstreams": "a request found no instance of its pool alive",
     "body-too-large": "requests were larger than `max_body`",
