@@ -22,6 +22,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -147,11 +148,15 @@ def remove(path):
 
 def balancers():
     """Members of each balancer that has started here, by its name; what is left of one that was taken out
-    and has ended is none."""
+    and has ended is removed."""
     found = {}
     for each in sorted(os.listdir(RUN)):
         name = each[len("ogen-balancer-") :]
-        if each.startswith("ogen-balancer-") and (os.path.isdir("%s/%s" % (RELEASE, name)) or running(name)):
+        if not each.startswith("ogen-balancer-") or not os.path.isdir("%s/%s" % (RUN, each)):
+            continue
+        if not os.path.isdir("%s/%s" % (RELEASE, name)) and not running(name):
+            shutil.rmtree("%s/%s" % (RUN, each), ignore_errors=True)
+        else:
             members = read("%s/%s/members.json" % (RUN, each))
             if members:
                 found[name] = members

@@ -153,18 +153,20 @@ def test_a_balancer_that_was_taken_out_demands_nothing(
     monkeypatch.setattr(script, "PACE", 0.0)
     lease = tmp_path / "run/ogen/leases/a.json"
     lease.write_text(json.dumps({"servers": [instance], "until": time.monotonic() + 60}))
+    pid = tmp_path / "run/ogen-balancer-old/nginx.pid"
+    pid.write_text(str(os.getpid()))
     watch = script.Watch()
     watch.step()
     lease.unlink()
     monkeypatch.setattr(script, "tell_nginx", lambda *_: True)
-    pid = tmp_path / "run/ogen-balancer-old/nginx.pid"
-    pid.write_text(str(os.getpid()))
     watch.step()
     assert watch.down == {instance}, "it still runs, and sends to the instance"
     pid.unlink()
     watch.step()
     watch.step()
     assert watch.down == set()
+    left = sorted(path.name for path in (tmp_path / "run").glob("ogen-balancer-*"))
+    assert left == ["ogen-balancer-api"], "what it left behind goes; nothing of those of the release"
 
 
 def test_a_server_that_nobody_lists_any_more_is_forgotten(script: ModuleType, tmp_path: Path) -> None:
