@@ -181,7 +181,6 @@ _NGINX: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\s*client_(?:max_body|body_buffer)_size (\w+);"), "max_body"),
 )
 _STRATEGY = re.compile(r"\s*(least_conn|ip_hash|random\b[^;]*);")
-_WEIGHT = re.compile(r"\s*server \S+ weight=(\d+)\b.*;")
 
 
 def _nginx(about: Scope, pair: Pair) -> Iterator[Edit]:

@@ -19,7 +19,6 @@ from ..errors import Where
 
 CURRENT = "/etc/ogen/current/"
 #: folders in which a release may place links; the agent holds the same list
-LINK_ROOTS = ("/etc/systemd/system/", "/etc/nginx/conf.d/", "/etc/logrotate.d/", "/etc/tmpfiles.d/")
 
 
 @dataclass(frozen=True, slots=True)
