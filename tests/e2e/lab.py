@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 TESTBED = Path(__file__).resolve().parents[1] / "testbed" / "testbed"
+
+
+def until(true: Callable[[], Any], seconds: float = 30.0, what: str = "it") -> None:
+    """Waits until it is, for so many seconds at most."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not in time: {what}"
+        time.sleep(0.2)
 
 
 @dataclass

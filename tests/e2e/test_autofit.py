@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from cluster import Commands, Project
-from lab import lab
+from lab import lab, until
 from test_drain import stream
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(600)]
@@ -96,9 +94,9 @@ class Box:
 
     def at(self, name: str, rung: int) -> None:
         """Waits until a rung is in force, and its model loaded, all of it on the card."""
-        until(lambda: self.rung(name) == rung, f"{name} at rung {rung}")
+        until(lambda: self.rung(name) == rung, what=f"{name} at rung {rung}")
         context = self.contexts[name][rung - 1]
-        until(lambda: self.loaded(name) == [(context, True)], f"{name} with context {context}")
+        until(lambda: self.loaded(name) == [(context, True)], what=f"{name} with context {context}")
 
 
 @dataclass
@@ -128,13 +126,6 @@ class Clients:
         self.stop.set()
         for thread in self.threads:
             thread.join(60)
-
-
-def until(true: Callable[[], Any], what: str, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +187,8 @@ def test_nothing_is_switched_while_somebody_holds_the_host(box: Box) -> None:
     box.sh("systemd-run -q --unit=holder flock /etc/ogen/lock sleep 60")
     box.leave("gpu1", 3)
     said = "gpu1: waits to go to rung 3"
-    until(lambda: said in box.sh("journalctl -q -o cat -u ogen-autofit"), "a word on why it waits")
+    until(lambda: said in box.sh("journalctl -q -o cat -u ogen-autofit"), what="a word on why it waits")
     assert "an apply holds the host" in box.sh("journalctl -q -o cat -u ogen-autofit")
     assert (len(box.switches("gpu1")), box.rung("gpu1")) == (before, 1)
     box.sh("systemctl stop holder")
-    until(lambda: box.rung("gpu1") == 3, "gpu1 at rung 3")
+    until(lambda: box.rung("gpu1") == 3, what="gpu1 at rung 3")

@@ -7,14 +7,14 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster import Project
-from lab import lab
+from lab import lab, until
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(300)]
 
@@ -311,13 +311,6 @@ AGE = (
     "t=$(systemctl show -p ActiveEnterTimestampMonotonic --value ogen-ollama-gpu{card}); "
     "awk -v t=$t '{{print $1 - t / 1e6}}' /proc/uptime"
 )
-
-
-def until(true: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.2)
 
 
 def test_cards_that_are_gone(box: Box) -> None:

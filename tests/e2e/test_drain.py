@@ -8,13 +8,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from cluster import Project, processes
-from lab import lab
+from lab import lab, until
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(900)]
 
@@ -115,13 +115,6 @@ def down(project: Project) -> dict[str, list[str]]:
     return {
         box: json.loads(project.lab.sh(box, "cat /run/ogen/leases.json"))["down"] for box in project.boxes
     }
-
-
-def until(true: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(1)
 
 
 def test_every_instance_restarts_and_no_stream_is_cut(rolling: Project) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 from cluster import Project, processes
-from lab import lab
-from test_drain import stream, until
+from lab import lab, until
+from test_drain import stream
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(600)]
 

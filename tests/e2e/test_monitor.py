@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from cluster import Project
-from lab import lab
-from test_drain import until
+from lab import lab, until
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(300)]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 from cluster import Project, ask
-from lab import lab
+from lab import lab, until
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(600)]
 
@@ -72,15 +71,8 @@ class Requests:
     def since(self) -> set[str]:
         """Who serves from now on."""
         before = len(self.served)
-        until(lambda: len(self.served) > before + 20)
+        until(lambda: len(self.served) > before + 20, 90)
         return set(self.served[before + 3 :])
-
-
-def until(true: Callable[[], bool], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.2)
 
 
 def fault(box: Project, port: int, text: str) -> None:
@@ -100,11 +92,11 @@ def test_one_that_answers_500_goes_and_comes_back(box: Project) -> None:
     with Requests(f"http://{box.lab.address('box')}:8080") as requests:
         assert requests.since() == {ONE, TWO}
         fault(box, 11434, "500")
-        until(lambda: down(box) == [ONE])
+        until(lambda: down(box) == [ONE], 90)
         assert requests.since() == {TWO}
         assert "chat: HTTP 500 llama runner process no longer running" in str(state(box)["failing"])
         fault(box, 11434, "none")
-        until(lambda: not down(box))
+        until(lambda: not down(box), 90)
         assert requests.since() == {ONE, TWO}
     print(f"\n{len(requests.served)} requests served, {len(requests.failed)} failed")
     assert not requests.failed, "nginx passes on what is answered 500"
@@ -118,26 +110,26 @@ def test_one_that_answers_500_goes_and_comes_back(box: Project) -> None:
 
 def test_one_that_hangs_is_told_and_the_last_one_stays(box: Project) -> None:
     fault(box, 11435, "hang")
-    until(lambda: down(box) == [TWO])
+    until(lambda: down(box) == [TWO], 90)
     assert "fails the probes of box: /api/version: no answer in 3 s" in box.ogen("status").stdout
     fault(box, 11435, "503")  # no better, but rounds are quick again
     refused = box.ogen("drain", "box/0", code=3)
     assert "gpu0 is the last instance of its pool that serves" in refused.stderr
     fault(box, 11434, "500")
-    until(lambda: bool(state(box)["kept"]))
+    until(lambda: bool(state(box)["kept"]), 90)
     assert down(box) == [TWO]
     assert list(state(box)["kept"]) == [ONE]  # type: ignore[call-overload]
     fault(box, 11434, "none")
     fault(box, 11435, "none")
-    until(lambda: not down(box) and not state(box)["kept"])
+    until(lambda: not down(box) and not state(box)["kept"], 90)
 
 
 def test_an_apply_brings_back_what_had_fallen_back_to_the_cpu(box: Project) -> None:
     fault(box, 11434, "nogpu")
     box.lab.sh("box", "systemctl restart ogen-ollama-gpu0")
-    until(lambda: "chat" in box.lab.sh("box", "curl -s http://127.0.0.1:11434/api/ps", check=False))
+    until(lambda: "chat" in box.lab.sh("box", "curl -s http://127.0.0.1:11434/api/ps", check=False), 90)
     with Requests(f"http://{box.lab.address('box')}:8080") as requests:
-        until(lambda: down(box) == [ONE])
+        until(lambda: down(box) == [ONE], 90)
         assert "fallen back to the CPU" in str(state(box)["failing"])
         assert requests.since() == {TWO}
         fault(box, 11434, "none")
