@@ -155,10 +155,10 @@ def test_a_balancer_that_was_taken_out_demands_nothing(
     lease.write_text(json.dumps({"servers": [instance], "until": time.monotonic() + 60}))
     pid = tmp_path / "run/ogen-balancer-old/nginx.pid"
     pid.write_text(str(os.getpid()))
+    monkeypatch.setattr(script, "tell_nginx", lambda *_: True)
     watch = script.Watch()
     watch.step()
     lease.unlink()
-    monkeypatch.setattr(script, "tell_nginx", lambda *_: True)
     watch.step()
     assert watch.down == {instance}, "it still runs, and sends to the instance"
     pid.unlink()
