@@ -147,6 +147,26 @@ def test_drop_ins_of_others_for_units_of_ogen(one: Host) -> None:
     assert report["unchanged"]  # apply leaves them
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[Service]\n  # ogen: keep\nNice=5\n", False),
+        ("[Service]\nNice=5 # ogen: keep\n", True),
+        ("[Service]\n# ogen: keeps\n", True),
+        ("[Service]\n" + "#\n" * 40_000 + "# ogen: keep\n", True),
+    ],
+)
+def test_a_drop_in_that_is_to_stay_says_so(one: Host, text: str, told: bool) -> None:
+    there = Path(one.disk.root, "etc/systemd/system/ogen-a.service.d/mine.conf")
+    there.parent.mkdir(parents=True)
+    there.write_text(text)
+    files, _, _ = seen(one, release("old", "ogen-a.service"))
+    assert ("/etc/systemd/system/ogen-a.service.d/mine.conf" in files) is told
+    (there.parent / "link.conf").symlink_to(there)
+    files, _, _ = seen(one, release("old", "ogen-a.service"))
+    assert "/etc/systemd/system/ogen-a.service.d/link.conf" in files, "a link tells nothing of itself"
+
+
 def test_what_is_the_same_takes_no_room(one: Host) -> None:
     files, _, _ = seen(one, release("old", "ogen-a.service"))
     assert all(set(report) == {"path", "state"} for report in files.values())

@@ -155,7 +155,7 @@ def _foreign(disk: Disk, own: store.Manifest, wish: store.Manifest) -> List[Repo
     found = []
     for path in drift.dropins(disk, own, wish):
         there = disk.lstat(path)
-        if there is not None:
+        if there is not None and not (stat.S_ISREG(there.st_mode) and drift.meant(disk, path)):
             seen = _seen(disk, path, there)
             found.append({"at": path, **seen, "path": path, "state": drift.FOREIGN, "secret": False})
     return found

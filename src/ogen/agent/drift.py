@@ -21,6 +21,9 @@ CONVERGED = "converged"  # edited on the host to what the inventory wants by now
 IN_THE_WAY = "in_the_way"  # something that apply does not replace, where a file of ogen's is to go
 FOREIGN = "foreign"  # somebody else's file beside ogen's: a drop-in for a unit of ogen's
 
+#: the line of a drop-in that is to stay, and in how much of it that line is looked for
+MEANT, LONGEST = b"# ogen: keep", 65536
+
 #: states in which somebody changed what ogen had put there
 EDITS = (EDITED, CONFLICT, REMOVED_EDITED, CONVERGED)
 
@@ -62,6 +65,11 @@ def dropins(disk: Disk, own: store.Manifest, wish: store.Manifest) -> Iterator[s
                 ours = {*known, "%s/%s/%s" % (admission.RUN, folder, admission.NAME)}
                 paths = ("%s/%s/%s" % (above, folder, name) for name in disk.names(above + "/" + folder))
                 yield from (path for path in paths if path.endswith(".conf") and path not in ours)
+
+
+def meant(disk: Disk, path: str) -> bool:
+    """Whether a drop-in says of itself that it is here on purpose: a line of its own, as a comment."""
+    return MEANT in (line.strip() for line in disk.read_or(path)[:LONGEST].splitlines())
 
 
 def reasons(own: store.Manifest, seen: Dict[str, systemd.State], served: Dict[str, str]) -> Dict[str, str]:

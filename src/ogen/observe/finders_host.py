@@ -221,7 +221,8 @@ def dropins(case: Case) -> Iterator[Finding]:
                 "",
                 f"{one.path} changes {unit}",
                 [f"{one.path} is not of the release; apply leaves it"],
-                f"put what it sets into the inventory (`env`), and remove it; systemctl cat {unit}",
+                "put what it sets into the inventory (`env`), and remove it; or, if it is to stay, a line"
+                f" `# ogen: keep` into it; systemctl cat {unit}",
                 case.setting("env"),
             )
 

@@ -8,7 +8,7 @@ KINDS = {
     "stuck": "the last apply could be neither proven nor taken back; the host's `/etc/ogen/stuck` says why",
     "unfinished": "a transaction did not come to its end, and nobody holds the lock",
     "edited": "files of the release in force were edited on the host",
-    "drop-in": "somebody's drop-in changes a unit of ogen's",
+    "drop-in": "somebody's drop-in changes a unit of ogen's, and does not say `# ogen: keep`",
     "clock": "the host's clock is more than 30 s off",
     "store-missing": "the models' folder is not there",
     "wrong-store": "the models are elsewhere, their disk is not mounted, or an instance looks elsewhere",
