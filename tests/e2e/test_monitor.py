@@ -5,10 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from cluster import Project
+from cluster import OGEN, Project
 from lab import lab, until
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(300)]
@@ -173,6 +179,52 @@ def test_rotation_while_it_writes(box: Project) -> None:
     old = box.lab.sh("box", f"cat {LOGS}/cards.csv-*")
     assert old.startswith("time,gpu,uuid")
     assert old.endswith("\n")
+
+
+@contextmanager
+def prometheus(program: str, config: Path) -> Iterator[Callable[[str], float | None]]:
+    """A real one with this configuration; gives the value of an expression, None while it has none."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    args = [f"--config.file={config}", f"--storage.tsdb.path={config.parent}/tsdb"]
+    log = (config.parent / "prometheus.log").open("wb")
+    with log, subprocess.Popen([program, *args, f"--web.listen-address=127.0.0.1:{port}"], stderr=log) as run:
+
+        def value(expr: str) -> float | None:
+            query = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
+            try:
+                with urllib.request.urlopen(query, timeout=5) as reply:
+                    found = json.load(reply)["data"]["result"]
+            except OSError:
+                return None
+            return float(found[0]["value"][1]) if found else None
+
+        try:
+            yield value
+        finally:
+            run.terminate()
+
+
+@pytest.mark.soak
+def test_a_real_prometheus_scrapes_the_box(box: Project, need: Callable[[str], str]) -> None:
+    """What `ogen export prometheus` writes, against the box's own node_exporter as Debian packages it."""
+    box.lab.write("box", "/etc/testbed/gpus", BOTH)
+    box.lab.sh("box", "apt-get -qq update && apt-get -qq -y install prometheus-node-exporter >/dev/null")
+    folder = box.folder / "prometheus"
+    command = [*OGEN, "export", "prometheus", str(box.inventory), "-o", str(folder)]
+    subprocess.run(command, env=box.env, check=True, capture_output=True)
+    config = folder / "prometheus.yml"
+    config.write_text(config.read_text().replace("interval: 15s", "interval: 1s"))
+    with prometheus(need("prometheus"), config) as value:
+        until(lambda: value('ogen:gpu_memory_used:ratio{host="box",gpu="1"}') == 2048 / 24576, PATIENCE)
+        assert value('ogen:gpu_temperature:celsius{host="box",gpu="0"}') == 61
+        assert value("ogen:gpus_up:count - ogen:gpus_planned:count") == 0
+        box.lab.write("box", "/etc/testbed/gpus", LOST)
+        until(lambda: value("ogen:gpus_up:count - ogen:gpus_planned:count") == -1, PATIENCE)
+        box.lab.sh("box", "systemctl stop prometheus-node-exporter")
+        until(lambda: value('ogen:host_up:bool{host="box"}') == 0, PATIENCE)
+    box.lab.write("box", "/etc/testbed/gpus", BOTH)
 
 
 def test_it_was_one_process_all_the_time(box: Project) -> None:
