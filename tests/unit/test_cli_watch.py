@@ -158,6 +158,26 @@ def test_watching_keeps_its_connections(project: Project, monkeypatch: pytest.Mo
     assert "the connection broke" in said.stdout + said.stderr
 
 
+def test_watching_without_a_number(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=wait, strftime=time.strftime))
+    project.ogen("status", "--watch", code=130)
+    project.ogen("status", "--watch", "--full", code=130)
+    assert waits == [5.0, 5.0]
+
+
+def test_an_instance_without_its_host(project: Project) -> None:
+    said = project.ogen("logs", "gpu0", code=1).stderr
+    assert "there is no host or group 'gpu0'" in said
+    assert "an instance or a balancer is HOST/NAME" in said
+    assert "HOST/NAME" not in project.ogen("logs", "nowhere/gpu0", code=1).stderr
+
+
 def test_watching_goes_on_until_it_is_interrupted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 

@@ -60,7 +60,13 @@ def command(
         raise UsageError("--follow is for people, json is one document", hint="leave one of them out")
     ready = fleet.fleet(path, parallel, what="logs")
     pattern, _, name = (where or "").partition("/")
-    with Journals(ready.hosts(pattern or None), name or None, ready.options) as journals:
+    try:
+        hosts = ready.hosts(pattern or None)
+    except UsageError as wrong:
+        if pattern and not name:  # the name of an instance alone is what one tries first
+            wrong.hint = f"{wrong.hint or ''}; an instance or a balancer is HOST/NAME".lstrip("; ")
+        raise
+    with Journals(hosts, name or None, ready.options) as journals:
         if follow:
             return _follow(journals, lines, since)
         found, errors = journals.read(lines, since)

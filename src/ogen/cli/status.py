@@ -28,7 +28,12 @@ MANY = 12  # hosts: of more, those that are well take a line each
 @options.inventory
 @options.limit
 @click.option(
-    "--watch", metavar="SECONDS", type=click.FloatRange(0.5), help="Look again and again; Ctrl-C ends it."
+    "--watch",
+    metavar="[SECONDS]",
+    type=click.FloatRange(0.5),
+    is_flag=False,
+    flag_value=5.0,
+    help="Look again and again, each 5 seconds or as given; Ctrl-C ends it.",
 )
 @click.option(
     "--fold/--full",
