@@ -196,4 +196,4 @@ def _line(dice: random.Random, at: float, hosts: int, cards: int) -> str:
         "upstream_seconds": f"{seconds:.3f}",
         "first_seconds": f"{first:.3f}",
     }
-    return json.dumps(entry)
+    return json.dumps(entry, separators=(",", ":"))

@@ -30,7 +30,7 @@ TOLD = 5.0  # seconds between two words to the controller
 _ROTATED = r"(?:-\d+(?:-\d+)?|\.\d+)?(?:\.gz)?"
 _CSV = re.compile(r"(cards|models)\.csv" + _ROTATED)
 _LOG = re.compile(r"(?:balancer|ogen)-([A-Za-z0-9._-]+?)\.log" + _ROTATED)
-_TIME = re.compile(rb'"time":"([^"]{1,40})"')
+_TIME = re.compile(rb'"time": ?"([^"]{1,40})"')
 
 
 def past(session: Session, message: Message, data: bytes) -> None:

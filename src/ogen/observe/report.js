@@ -94,7 +94,7 @@
       tickfont: {size: 10, color: colour('soft')}});
     made.xaxis.showgrid = false;
     return [[{type: 'heatmap', x: starts, y: names, z: rows, zmin: 0, zmax: 100, colorscale: 'Cividis', hoverongaps: false, ygap: 1,
-      hovertemplate: '%{y} %{x|%d %b %H:%M}: %{z:.0f} %<extra></extra>', colorbar: {thickness: 10, ticksuffix: ' %', len: 1}}], made];
+      hovertemplate: '%{y} %{x|%d %b %H:%M}: %{z:.0f} %<extra></extra>', colorbar: {thickness: 10, ticksuffix: ' %', lenmode: 'pixels', len: 150, y: 1, yanchor: 'top', outlinewidth: 0}}], made];
   }
 
   const kinds = {good: ['answered', 0], client: ['refused (4xx)', 4], gone: ['client left', 5],

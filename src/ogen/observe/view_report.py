@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -95,8 +95,8 @@ def _sections(found: Part) -> Iterable[str]:
     if hosts:
         yield '<section id="cards"><h2>Cards</h2>'
         yield (
-            f'<p class="sub">Times are {escape(found["zone"])}; each point is {_width(found["width"])}. Drag to'
-            " zoom, double-click for all; grey: nothing was written; ▾: an event.</p>"
+            f'<p class="sub">Times are {escape(found["zone"])}; each point is {_width(found["width"])}.'
+            " Drag to zoom, double-click for all; grey: nothing was written; ▾: an event.</p>"
         )
         if len(hosts) > FEW:
             height = 120 + 14 * len(hosts)
@@ -159,14 +159,22 @@ def _events(events: Iterable[str]) -> str:
 
 
 def _summary(one: Part) -> str:
-    parts = []
-    for card in one["cards"]:
-        busy = [value for value in card["busy"] if value is not None]
-        most = max((value for value in card["most"] if value is not None), default=None)
-        mean = f", {sum(busy) / len(busy):.0f} % busy" if busy else ""
-        used = "no figures" if most is None else f"at most {most:.1f} of {card['total']:.1f} GiB{mean}"
-        parts.append(f"card {card['gpu']} {card['name']}: {used}")
-    return " · ".join(parts[:8]) or "no card"
+    """A card or two one by one, more of them as one."""
+    cards = one["cards"]
+    if len(cards) <= 2:
+        return " · ".join(f"card {c['gpu']} {c['name']}: {_use([c])}" for c in cards) or "no card"
+    return f"{len(cards)} cards, the fullest {_use(cards)}"
+
+
+def _use(cards: Sequence[Part]) -> str:
+    busy = [value for card in cards for value in card["busy"] if value is not None]
+    most = [(value, card["total"]) for card in cards for value in card["most"] if value is not None]
+    if not most:
+        return "no figures"
+    used, total = max(most)
+    return f"at most {used:.1f} of {total:.1f} GiB" + (
+        f", {sum(busy) / len(busy):.0f} % busy" if busy else ""
+    )
 
 
 def _models(instances: Iterable[Part]) -> str:

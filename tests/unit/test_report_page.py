@@ -1,0 +1,207 @@
+"""`ogen report`: figures from the monitor's own files, what is missing, and the page in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from test_plan_views import FLAGS, Page, brightness
+
+from ogen.cli.app import ogen
+from ogen.errors import ConnectError, UsageError
+from ogen.inventory import load
+from ogen.observe import report_read, report_series, view_report
+from ogen.observe.report_span import Zone, runs, span
+from ogen.plan import plan
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import _days
+
+UTC = Zone(0, "UTC")
+HOSTILE = '</script><script>document.title=1</script><img src=x onerror="document.title=1">\'"&<b>'
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("days") / "day"
+    _days.write(folder, 3, 2, every=120, requests=4000)
+    return folder
+
+
+def document(day: Path, since: float = 86400.0, **answers: Any) -> dict[str, Any]:
+    inventory = load(day / "inventory.yaml")
+    asked, found, strangers = report_read.from_folder(day / "files", inventory.hosts, since, inventory)
+    return report_series.document(plan(inventory), {**found, **answers}, asked, UTC, strangers)
+
+
+def test_what_the_page_has_of_a_day(day: Path) -> None:
+    found = document(day)
+    assert (found["bins"], found["width"]) == (289, 300)
+    assert "4 hosts · 6 cards · 4000 requests" in found["head"]
+    assert [host["name"] for host in found["hosts"]] == ["gpu1", "gpu2", "gpu3"], "the balancer has no cards"
+    first, second, _ = found["hosts"]
+    for card in first["cards"]:
+        assert len(card["used"]) == len(card["busy"]) == 289
+        assert card["total"] == 24.0
+        assert card["planned"] == pytest.approx(max(v for v in card["used"] if v is not None), abs=1.0)
+    hours = [(last - begin + 1) * 300 / 3600 for begin, last in second["gaps"]]
+    assert hours == [2.0]
+    assert [text for _, text in first["marks"]] == ["apply ok f502f817", "gpu0 down"]
+    for words in (
+        "gpu1/gpu0: did not answer",
+        "gpu2 card 1: memory was nearly full, 23.9 of 24.0 GiB",
+        "gpu2/gpu1: up to 2.1 GiB of chat:latest in host memory",
+        "gpu2: nothing was written 15 Jan 01:00 to 15 Jan 03:00 (2 h)",
+    ):
+        assert any(note.startswith(words) for note in found["notable"]), words
+
+
+def test_figures_of_a_balancer(day: Path) -> None:
+    lines = [json.loads(line) for line in (day / "files/edge/balancer-api.log").read_text().splitlines()]
+    (one,) = document(day)["balancers"]
+    assert one["total"] == len(lines) == 4000
+    good = sorted(line["seconds"] for line in lines if line["status"] == 200)
+    assert one["over"]["seconds"]["p95"] == pytest.approx(good[int(0.95 * len(good))], rel=0.06)
+    assert {row["name"] for row in one["table"]} == {f"gpu{n}/gpu{m}" for n in (1, 2, 3) for m in (0, 1)}
+    assert sum(row["n"] for row in one["table"]) == one["total"]
+    assert sum(row["share"] for row in one["table"]) == pytest.approx(1)
+    assert one["has_first"]
+
+
+def test_a_part_of_the_day(day: Path) -> None:
+    found = document(day, 3600.0)
+    assert found["width"] == 15
+    used = found["hosts"][1]["cards"][1]["used"]
+    assert sum(value is not None for value in used) in (30, 31), "the monitor looks every two minutes here"
+
+
+def test_a_host_that_is_lost_and_one_that_is_nobodys(day: Path, tmp_path: Path) -> None:
+    (day / "files/gpu9").mkdir()
+    try:
+        found = document(day, gpu3=ConnectError("no route to host", host="gpu3"))
+    finally:
+        (day / "files/gpu9").rmdir()
+    assert found["notable"][:2] == [
+        "gpu3: no route to host",
+        "gpu9: a folder of no host of the inventory; left out",
+    ]
+    assert "4 hosts, 1 of them without figures" in found["head"]
+    assert "gpu3: no route to host" in unescape(view_report.html(found, ""))
+
+
+def test_bins_are_bounded() -> None:
+    inventory = load(Path(__file__).parents[2] / "inventories" / "single-8gb.yaml")
+    for since in (60.0, 3600.0, 86400.0, 30 * 86400.0, 3000 * 86400.0):
+        asked = span(_days.END, since, inventory.hosts)
+        assert asked.bins <= 290
+        assert asked.width >= 2 * 5
+        assert asked.start <= _days.END - since
+    wide = span(_days.END, 86400.0, inventory.hosts * 800)
+    assert wide.bins * 800 <= 130_000
+
+
+def test_runs() -> None:
+    assert runs([]) == []
+    assert runs([3]) == [(3, 3)]
+    assert runs([1, 2, 4, 7, 8, 9]) == [(1, 2), (4, 4), (7, 9)]
+
+
+# ----------------------------------------------------------------------------------------- the command
+def test_the_command(day: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    words = ["report", str(day / "inventory.yaml"), "--from", str(day / "files"), "-o", str(out)]
+    result = CliRunner().invoke(ogen, [*words, "--limit", "gpu*"])
+    assert result.exit_code == 0, result.output
+    assert "3 hosts · 6 cards" in result.stderr
+    assert "folder of no host" not in out.read_text(), "the others are hosts of the inventory"
+    (day / "files/gpu3/cards.csv").rename(tmp_path / "cards.csv")
+    (day / "files/gpu3/models.csv").rename(tmp_path / "models.csv")
+    result = CliRunner().invoke(ogen, words)
+    for name in ("cards.csv", "models.csv"):
+        (tmp_path / name).rename(day / "files/gpu3" / name)
+    assert result.exit_code == 3, "a host without files, but the page is there"
+    assert "gpu3: there are no files of it" in out.read_text()
+
+
+def test_what_can_not_be_made(day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["report", str(day / "inventory.yaml"), "-o", str(tmp_path / "none" / "r.html"), "--from"]
+    assert "holds no file of a monitor" in CliRunner().invoke(ogen, [*words, str(tmp_path)]).stderr
+    assert "is no folder" in CliRunner().invoke(ogen, [*words, str(tmp_path / "x")]).stderr
+    assert "can't be written" in CliRunner().invoke(ogen, [*words, str(day / "files")]).stderr
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(UsageError) as caught:
+        view_report.plotly()
+    assert "ogen-fleet[report]" in str(caught.value.hint)
+
+
+# ------------------------------------------------------------------------------------------- the page
+def hostile(day: Path) -> dict[str, Any]:
+    found = document(day)
+    found["title"] = found["hosts"][0]["name"] = found["hosts"][0]["cards"][0]["name"] = HOSTILE
+    found["hosts"][0]["marks"][0] = [found["hosts"][0]["marks"][0][0], HOSTILE]
+    for place in (found["balancers"][0], found["balancers"][0]["by"][0], found["balancers"][0]["table"][0]):
+        place["name"] = HOSTILE
+    found["hosts"][0]["instances"][0]["models"][0]["name"] = HOSTILE
+    found["notable"] = found["notes"] = [HOSTILE]
+    return found
+
+
+def test_the_page_loads_nothing(day: Path) -> None:
+    text = view_report.html(hostile(day), "library();")
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.loads == []
+    assert not page.tags & {"img", "link", "iframe", "b-"}
+    policy = unescape(re.search(r'Policy" content="([^"]*)"', text)[1])  # type: ignore[index]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy.split("style-src")[0]
+    assert text.count("<script") == 3
+
+
+def browse(need: Callable[[str], str], folder: Path, text: str, *flags: str) -> tuple[str, str]:
+    """The page's DOM, without its programs, and what the browser's console said."""
+    (folder / "report.html").write_text(text, encoding="utf-8")
+    command = [need("chromium"), *FLAGS, "--enable-logging=stderr", f"--user-data-dir={folder}/profile"]
+    command += ["--window-size=1280,4000", *flags, "--dump-dom", f"file://{folder}/report.html"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    dom = re.sub(r"<script.*?</script>", "", ran.stdout, flags=re.S)
+    assert "</html>" in dom, ran.stderr[-2000:]
+    return dom, "\n".join(line for line in ran.stderr.splitlines() if "CONSOLE" in line)
+
+
+def tick(dom: str) -> float:
+    found = re.search(r'class="xtick"><text[^>]*fill: (rgb\([^)]*\))', dom)
+    assert found
+    return brightness(found[1])
+
+
+def test_the_page_in_a_browser(need: Callable[[str], str], day: Path, tmp_path: Path) -> None:
+    dom, said = browse(need, tmp_path, view_report.html(document(day), view_report.plotly()))
+    assert said == "", "no error, nothing refused"
+    assert dom.count('data-drawn="yes"') == dom.count('class="main-svg"') // 3 == 3 * 4 + 4
+    assert "card 1 RTX 3090" in dom
+    assert "gpu2: nothing was written 15 Jan 01:00 to 15 Jan 03:00 (2 h)" in dom
+    assert tick(dom) < 130
+
+
+def test_hostile_names_in_the_dark(need: Callable[[str], str], day: Path, tmp_path: Path) -> None:
+    text = view_report.html(hostile(day), view_report.plotly())
+    dom, said = browse(need, tmp_path, text, "--blink-settings=preferredColorScheme=0")
+    assert said == ""
+    assert dom.count('data-drawn="yes"') == 16
+    assert tick(dom) > 130
+    ran = re.compile("<title>1</title>")
+    assert not ran.search(dom)
+    assert not re.search("<img|<b>'", dom)
+    bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", view_report.html(hostile(day), ""))
+    raw = bare.replace("\\u003c", "<").replace("\\u003e", ">")
+    assert ran.search(browse(need, tmp_path, raw)[0]), "without the escapes it runs"
