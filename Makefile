@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # What the tests need beyond Python: real checkers, a real nginx, and the tools that make boxes.
 PACKAGES := $(shell sed 's/\#.*//' tests/packages.txt)
 
-.PHONY: help demo test check format bench soak faults packages clean
+.PHONY: help demo test check format bench soak faults pictures packages clean
 
 help:
 	@echo "make demo    a first look: the true commands against hosts in a folder (no root, no GPU)"
@@ -16,6 +16,7 @@ help:
 	@echo "make check   format, lint, types, import contract"
 	@echo "make bench   the benchmarks"
 	@echo "make soak    the tests that take longer than CI has"
+	@echo "make pictures  the pictures in docs/, of a fleet that is made up (needs chromium)"
 	@echo "make faults  every fault at every step of an apply, on real boxes; writes docs/faults.md"
 
 # pip installs pip's target from outside, so that Debian's python3 without python3-venv will do
@@ -59,6 +60,9 @@ bench: $(VENV)/dev
 
 soak: $(VENV)/dev packages
 	$(BIN)/python -m pytest -m soak --timeout 7200
+
+pictures: $(VENV)/dev
+	$(BIN)/python benchmarks/_pictures.py
 
 faults: $(VENV)/dev packages
 	OGEN_FAULTS=1 $(BIN)/python -m pytest tests/e2e/test_faults.py -q -s -m "soak or not soak"

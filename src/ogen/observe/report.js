@@ -105,7 +105,7 @@
     const seconds = at => Math.max(1, Math.min(data.end, data.first + (at + 1) * data.width) - data.first - at * data.width);
     const traces = Object.entries(kinds).filter(([kind]) => kind === 'good' || one.sums[kind]).map(([kind, [name, at]]) =>
       line(name, one.kinds[kind].map((count, bin) => count / seconds(bin)), at, {stackgroup: 'all', hovertemplate: '%{y:.3~f}/s',
-        line: {color: series(at), width: 1}}));
+        line: {color: series(at), width: 0}, fillcolor: series(at) + 'b0'}));
     return [traces, made];
   }
   const ticks = [-3, -2, -1, 0, 1, 2, 3, 4].flatMap(ten => [1, 2, 5].map(n => Number(`${n}e${ten}`)));
@@ -123,7 +123,7 @@
     const coarse = one.by.map(by => x.map((_, at) => by.n.slice(at * step, (at + 1) * step).reduce((a, b) => a + b, 0)));
     const sums = x.map((_, at) => coarse.reduce((sum, counts) => sum + counts[at], 0));
     return [one.by.map((by, at) => line(by.name, coarse[at].map((n, bin) => sums[bin] ? 100 * n / sums[bin] : null), at,
-      {x, stackgroup: 'all', stackgaps: 'infer zero', hovertemplate: '%{y:.0f} %', line: {color: series(at), width: .5, shape: 'hv'}})), made];
+      {x, stackgroup: 'all', stackgaps: 'infer zero', hovertemplate: '%{y:.0f} %', line: {color: series(at), width: 0, shape: 'hv'}, fillcolor: series(at) + 'b0'})), made];
   }
 
   function figure(name) {

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import HostError
 from ..plan.model import Plan
+from ..plan.view_html import name_of
 from ..release.plaintext import one_line
 from .report_balancers import balancers
 from .report_hosts import host
@@ -27,7 +28,7 @@ def document(
     lost += [f"{one_line(name)}: a folder of no host of the inventory; left out" for name in strangers]
     shown = [one for one in hosts if one["cards"] or one["instances"]]
     return {
-        "title": f"Report of {one_line(plan.inventory.name)}",
+        "title": f"Report of {one_line(name_of(plan))}",
         "head": _head(shown, entries, answers, span, zone),
         "zone": zone.name,
         "offset": zone.seconds,

@@ -224,7 +224,7 @@ def _balancer(at: int, one: Part) -> str:
 
 
 def _times(over: Part) -> str:
-    said = [f"{name} {over[name]:g} s" for name in ("p50", "p95", "p99") if over[name] is not None]
+    said = [f"{name}\u00a0{over[name]:g}\u00a0s" for name in ("p50", "p95", "p99") if over[name] is not None]
     return ", ".join(said) or "none"
 
 

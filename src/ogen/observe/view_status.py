@@ -14,6 +14,7 @@ from ..release.plaintext import clean
 from .fleet import BalancerRow, CardRow, HostRow, InstanceRow, ModelRow
 
 USED, WITHIN, FREE, BEYOND = "█", "░", "·", "▓"  # used as planned, planned, free, used beyond the plan
+_FIGURES = len(" used 99.9, planned 99.9 of 99.9 GiB")
 _NAME = 22
 
 
@@ -41,7 +42,10 @@ def text(
     lines = [Text(_plain(f"{title}: {headline(rows)}"), style="bold")]
     if any(row.cards for row in rows):
         lines.append(
-            Text(f"{USED} used  {WITHIN} planned, not used  {BEYOND} used beyond the plan  {FREE} free")
+            Text.assemble(
+                *((USED, "green"), " used  ", (WITHIN, "blue"), " planned, not used  "),
+                *((BEYOND, "red"), " used beyond the plan  ", (FREE, "bright_black"), " free"),
+            )
         )
     wide = min(32, max((len(_plain(row.name)) for row in rows), default=0))
     well = [row for row in rows if fold and row.well]
@@ -143,10 +147,11 @@ def _card(card: CardRow, width: int) -> Text:
     for cells, mark, style in bar(card, max(10, min(30, width - 66))):
         line.append(mark * cells, style=style)
     used = gib(card.used).removesuffix(" GiB") if card.used is not None else "?"
-    line.append(f" used {used}, planned {gib(card.planned).removesuffix(' GiB')} of {gib(card.total)}")
+    told = f" used {used}, planned {gib(card.planned).removesuffix(' GiB')} of {gib(card.total)}"
+    line.append(told if card.busy is None and card.temperature is None else told.ljust(_FIGURES))
     line.append(
         "".join(
-            f"  {value:.0f}{unit}"
+            f"  {value:3.0f}{unit}"
             for value, unit in ((card.busy, " %"), (card.temperature, " °C"))
             if value is not None
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .model import Entry, Instance, Placement, Plan, Remark
 from .picture import (
@@ -25,7 +25,7 @@ from .picture import (
 
 def html(plan: Plan, only: Iterable[str] | None = None) -> str:
     """The page; every word of the inventory is escaped, and a policy forbids scripts and loading."""
-    title = f"Plan of {plan.inventory.name}"
+    title = f"Plan of {name_of(plan)}"
     body = [
         f"<header><h1>{_text(title)}</h1><p>{_text(headline(plan))}</p>{_legend()}</header>",
         "<main>",
@@ -50,6 +50,11 @@ def html(plan: Plan, only: Iterable[str] | None = None) -> str:
 def style() -> str:
     """The look of ogen's pages."""
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+
+
+def name_of(plan: Plan) -> str:
+    """The inventory's name for a title: whoever reads the page has other folders."""
+    return PurePath(plan.inventory.name).name or plan.inventory.name
 
 
 def _text(text: str) -> str:
