@@ -121,7 +121,7 @@ def _host(script: Any, folder: Path, n: int, loads: Loads, cards: int, every: in
     script.append(str(folder / "cards.csv"), script.CARDS_HEADER, rows)
     script.append(str(folder / "models.csv"), script.MODELS_HEADER, models)
     if n == 1:
-        entry = {"time": "2027-01-15T05:00:00Z", "status": "ok", "to": "f502f817565e0fe6", "from": None}
+        entry = {"time": "2027-01-15T05:00:00Z", "status": "applied", "to": "f502f817565e0fe6", "from": None}
         (folder / "audit.jsonl").write_text(json.dumps(entry) + "\n")
 
 

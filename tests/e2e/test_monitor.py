@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import socket
 import subprocess
 import urllib.parse
@@ -26,6 +27,8 @@ models:
   chat: {{from: "llama3.1:8b-instruct-q4_K_M", context: 8192, replicas: fill}}
 hosts:
   box: {{address: {box}, gpus: [{{model: RTX 3090, count: 2}}], monitoring: {{interval: 1s}}}}
+balancers:
+  api: {{hosts: [box], listen: 8080}}
 """
 BOTH = (
     "24576:1024:35:61:210:NVIDIA GeForce RTX 3090:GPU-aa\n24576:2048:0:40:25:NVIDIA GeForce RTX 3090:GPU-bb\n"
@@ -225,6 +228,32 @@ def test_a_real_prometheus_scrapes_the_box(box: Project, need: Callable[[str], s
         box.lab.sh("box", "systemctl stop prometheus-node-exporter")
         until(lambda: value('ogen:host_up:bool{host="box"}') == 0, PATIENCE)
     box.lab.write("box", "/etc/testbed/gpus", BOTH)
+
+
+def test_a_report_over_ssh(box: Project) -> None:
+    """What the tests before did to the box, in the bins that its agent has counted."""
+    ask = 'curl -sf localhost:8080/api/generate -d \'{"model": "chat", "prompt": "hello"}\''
+    until(lambda: "response" in box.lab.sh("box", ask, check=False), PATIENCE)
+    box.ogen("report", "--since", "1h", "-o", "report.html")
+    page = (box.folder / "report.html").read_text()
+    made = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert made
+    found = json.loads(made[1])
+    (host,) = found["hosts"]
+    first, second = host["cards"]
+    assert (first["name"], first["total"]) == ("RTX 3090", 24.0)
+    assert max(value for value in first["most"] if value is not None) == round(20000 / 1024, 2), (
+        "a rotated file's"
+    )
+    assert second["lost"]
+    texts = {text for _, text in host["marks"]}
+    assert "gpu0 down" in texts
+    assert any(text.startswith("applied ") for text in texts), texts
+    (balancer,) = found["balancers"]
+    assert balancer["total"] >= 1
+    assert {row["name"] for row in balancer["table"]} <= {"box/gpu0", "box/gpu1"}
+    assert balancer["has_first"]
+    assert balancer["over"]["first"]["p50"] <= balancer["over"]["seconds"]["p50"] * 1.1
 
 
 def test_it_was_one_process_all_the_time(box: Project) -> None:

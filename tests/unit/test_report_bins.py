@@ -165,12 +165,12 @@ def test_the_agent_answers(tmp_path: Path) -> None:
     (tmp_path / "var/log/ogen/balancer-api.log").write_text(entry(END - 60))
     for path in (folder / "cards.csv", tmp_path / "var/log/ogen/balancer-api.log"):
         os.utime(path, (END, END))
-    audit = {"time": stamp(END - 30), "status": "committed", "to": "abcd"}
+    audit = {"time": stamp(END - 30), "status": "applied", "to": "abcd"}
     (tmp_path / "etc/ogen").mkdir(parents=True)
     (tmp_path / "etc/ogen/audit.jsonl").write_text(json.dumps(audit) + "\ntorn")
     said = agents.ask(host, "past", start=END - 3600, end=END, width=60)["past"]
     assert said["files"] == 2
-    assert said["events"] == [[END - 30, "committed", "abcd"]]
+    assert said["events"] == [[END - 30, "applied", "abcd"]]
     assert set(said["cards"]) == {"GPU-a"}
     assert set(said["balancers"]) == {"api"}
 

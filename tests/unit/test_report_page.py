@@ -54,7 +54,7 @@ def test_what_the_page_has_of_a_day(day: Path) -> None:
         assert card["planned"] == pytest.approx(max(v for v in card["used"] if v is not None), abs=1.0)
     hours = [(last - begin + 1) * 300 / 3600 for begin, last in second["gaps"]]
     assert hours == [2.0]
-    assert [text for _, text in first["marks"]] == ["apply ok f502f817", "gpu0 down"]
+    assert [text for _, text in first["marks"]] == ["applied f502f817", "gpu0 down"]
     for words in (
         "gpu1/gpu0: did not answer",
         "gpu2 card 1: memory was nearly full, 23.9 of 24.0 GiB",
@@ -129,6 +129,16 @@ def test_the_command(day: Path, tmp_path: Path) -> None:
         (tmp_path / name).rename(day / "files/gpu3" / name)
     assert result.exit_code == 3, "a host without files, but the page is there"
     assert "gpu3: there are no files of it" in out.read_text()
+
+
+def test_hosts_that_do_not_answer_are_on_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    host = "{address: 127.0.0.1, gpus: [{model: RTX 3090}], ssh: {port: 1}}"
+    path.write_text(f"version: 1\nhosts:\n  gone: {host}\nmodels: {{}}\n")
+    result = CliRunner().invoke(ogen, ["report", str(path), "-o", str(tmp_path / "r.html")])
+    assert result.exit_code == 4, result.output
+    assert "1 host, 1 of them without figures" in result.stderr
+    assert '<li class="warning">gone: ' in (tmp_path / "r.html").read_text()
 
 
 def test_what_can_not_be_made(day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import datetime
+import functools
 import json
 import math
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from .look_access import tries
 
@@ -34,6 +35,7 @@ CARD_BIN = ("samples", "used", "used_least", "used_most", "busy_samples", "busy"
 
 
 # ----------------------------------------------------------------------------------------- histograms
+@functools.lru_cache(16384)
 def bucket(seconds: float) -> int:
     return math.ceil(math.log(max(seconds, LEAST) / LEAST) / GROWTH - 1e-9)
 
@@ -193,7 +195,7 @@ class Binned:
         kind = _kind(entry)
         found["n"] += 1
         found["kinds"][kind] = found["kinds"].get(kind, 0) + 1
-        asked = tries(entry) if entry.get("upstream") else []
+        asked = _asked(entry)
         good = kind == "good" and entry.get("method") == "POST" and bool(asked)
         seconds = _seconds(entry.get("seconds")) if good else None
         if good:
@@ -233,8 +235,19 @@ def _kind(entry: Seen) -> str:
     return "client" if status[:1] == "4" else "good"
 
 
+def _asked(entry: Seen) -> List[Tuple[str, str]]:
+    """The instances that were tried and their answers; nearly all lines have one."""
+    address, answer = str(entry.get("upstream") or ""), str(entry.get("upstream_status", ""))
+    if not address:
+        return []
+    return tries(entry) if ", " in address or " : " in address else [(address, answer)]
+
+
 def _first(entry: Seen) -> Optional[float]:
     """Seconds until an instance's first byte, with what the request waited and earlier tries took."""
+    whole = _seconds(entry.get("first_seconds"))
+    if whole is not None:
+        return whole + (_seconds(entry.get("waited")) or 0.0)
     parts = [_seconds(part.strip()) for part in str(entry.get("first_seconds") or "").split(",")]
     known = [part for part in parts if part is not None]
     return sum(known) + (_seconds(entry.get("waited")) or 0.0) if known else None

@@ -21,7 +21,7 @@ from .transaction import AUDIT
 Seen = Dict[str, Any]
 Place = Tuple[str, str]  # kind, name
 FOLDERS = ("/var/log/ogen/monitor", "/var/log/ogen", "/var/log/nginx")
-PATIENCE = 120.0  # seconds for all files of a host
+PATIENCE = 300.0  # seconds for all files of a host
 LINE = 64 * 1024  # bytes of a line
 EACH = 20_000  # lines between two looks at the clock
 EVENTS = 200

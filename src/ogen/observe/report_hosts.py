@@ -130,7 +130,7 @@ def _gaps(cards: Sequence[Said], instances: Sequence[Said], span: Span) -> list[
 def _marks(said: Said, instances: Sequence[Said], span: Span) -> Iterator[tuple[float, str]]:
     for at, status, release in said.get("events", []):
         if span.start <= float(at) <= span.end:
-            yield float(at), one_line(f"apply {status} {str(release)[:8]}", 60)
+            yield float(at), one_line(f"{status} {str(release)[:8]}", 60)
     for instance in instances:
         for first, _ in runs(instance["down"]):
             yield span.at(first), f"{instance['name']} down"
