@@ -193,7 +193,7 @@ def test_logs_are_merged_cleaned_and_chosen(box: Box) -> None:
     assert len(one.splitlines()) == 7
     assert all("solo/gpu1" in line for line in one.splitlines())
     assert "\x1b" not in one
-    assert "no instance or balancer 'gpu7'" in box.ogen("logs", "solo/gpu7", code=3).stderr
+    assert "no instance, balancer or queue 'gpu7'" in box.ogen("logs", "solo/gpu7", code=3).stderr
     box.ogen("logs", "nowhere", code=1)
 
 

@@ -14,6 +14,7 @@ from agents import ask, host, release
 
 from ogen.agent import look, look_access, look_cards, look_log, look_store
 from ogen.agent.disk import Disk
+from ogen.agent.errors import AgentError
 from ogen.agent.machine import Answer, Done, Machine
 from ogen.inventory.model import Gpu
 from ogen.observe.evidence import match
@@ -329,3 +330,40 @@ def test_a_folder_that_stands_for_a_host(tmp_path: Path) -> None:
     seen = ask(one, "look", deep=True)["seen"]
     assert seen["current"]
     assert "units" not in seen, "no systemd is asked for a folder"
+
+
+MANIFEST = {
+    "instances": [{"instance": "gpu0", "unit": "ogen-ollama-gpu0.service"}],
+    "balancers": [{"balancer": "api", "unit": "ogen-balancer-api.service"}],
+    "units": [
+        {"name": name}
+        for name in (
+            "ogen-ollama-gpu0.service",
+            "ogen-balancer-api.service",
+            "ogen-monitor.service",
+            "ogen-queue-redis-jobs.service",
+            "ogen-queue-front-jobs.service",
+            "ogen-queue-worker-jobs-gpu0.service",
+            "ogen-queue-worker-jobs-more-gpu0.service",
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "who"),
+    [
+        ("gpu0", ["gpu0"]),
+        ("api", ["api"]),
+        ("jobs", ["queue-front-jobs", "queue-redis-jobs", "queue-worker-jobs-gpu0"]),
+        ("jobs-more", ["queue-worker-jobs-more-gpu0"]),
+        ("queue-redis-jobs", ["queue-redis-jobs"]),
+    ],
+)
+def test_whose_journals_are_shown(name: str, who: list[str]) -> None:
+    assert sorted(look_log.journals(MANIFEST, name).values()) == who
+    everyone = look_log.journals(MANIFEST, None)
+    assert len(everyone) == 6
+    assert everyone["ogen-queue-redis-jobs.service"] == "queue-redis-jobs"
+    with pytest.raises(AgentError, match="no instance, balancer or queue 'job' here"):
+        look_log.journals(MANIFEST, "job")

@@ -9,7 +9,9 @@ import pytest
 
 from ogen.inventory import load
 from ogen.observe.doctor import diagnose
+from ogen.observe.fleet import HostRow, QueueRow, rows
 from ogen.observe.hearing import host_seen
+from ogen.observe.view_status import text
 from ogen.plan import plan
 from ogen.push import Comparison
 
@@ -83,3 +85,48 @@ def test_a_front_that_is_not_there_is_found(tmp_path: Path) -> None:
     path.write_text(INVENTORY)
     seen = {"edge": host_seen("edge", {"live": True}, SAME)}
     assert "queue-down" in [one.kind for one in diagnose(plan(load(path)), seen)]
+
+
+# ------------------------------------------------------------------------------------------- status
+def screen(folder: Path, **said: dict[str, Any]) -> str:
+    path = folder / "inventory.yaml"
+    path.write_text(INVENTORY)
+    planned = plan(load(path))
+    seen = {name: host_seen(name, {"live": True, **one}, SAME) for name, one in said.items()}
+    return text(rows(planned, seen), title="x")
+
+
+def test_status_has_a_queue_in_a_line(tmp_path: Path) -> None:
+    said = healthy()
+    said["pools"]["chat"]["delayed"] = 2
+    page = screen(tmp_path, edge={"queues": {"jobs": said}}, more={"queues": {"jobs": healthy()}})
+    line = "  queue jobs           5 waiting, 1 running  0 dead  1 of 2 workers  Redis 1 of 256 MiB"
+    assert [one for one in page.splitlines() if "queue" in one] == [line]
+    said["pools"]["chat"].update(dead=3, closed=True)
+    said["pools"]["chat"]["waiting"] = float("inf")
+    said["memory"]["most_bytes"] = 0
+    page = screen(tmp_path, edge={"queues": {"jobs": said}})
+    assert "3 dead  1 of 2 workers  Redis 1 MiB  drained: takes no jobs" in page
+
+
+def test_status_asks_the_front_that_answers(tmp_path: Path) -> None:
+    away = {"queues": {"jobs": {"error": "no Redis \x1b[31m"}}}
+    page = screen(tmp_path, edge=away, more={"queues": {"jobs": healthy()}})
+    assert page.index("more") < page.index("queue jobs           3 waiting")
+    page = screen(tmp_path, edge=away, more={})
+    assert "queue jobs           does not answer: no Redis" in page
+    assert "\x1b" not in page
+
+
+def test_a_queue_that_asks_for_a_look_is_not_folded(tmp_path: Path) -> None:
+    assert QueueRow("jobs", workers=2, planned=2).well
+    for row in (
+        QueueRow("jobs", error="x"),
+        QueueRow("jobs", dead=1),
+        QueueRow("jobs", workers=1, planned=2),
+        QueueRow("jobs", drained=True),
+    ):
+        assert not HostRow("edge", queues=(row,)).well
+    assert "queue jobs 0 waiting, 0 running" in text(
+        [HostRow("e", queues=(QueueRow("jobs"),))], title="x", fold=True
+    )

@@ -6,12 +6,15 @@ import json
 import re
 import subprocess
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
 from fleets import GIB, balancer, fleet, gpus, host, model
 
+from ogen import shipped
 from ogen.cli.plan_text import text
+from ogen.inventory import load
 from ogen.inventory.model import Pin
 from ogen.plan import plan
 from ogen.plan.model import Remark
@@ -97,6 +100,19 @@ def test_text_in_colour_on_a_terminal():
 
 def test_text_takes_control_characters_out():
     assert "\x1b" not in text(hostile())
+
+
+# ------------------------------------------------------------------------------------------- queues
+@pytest.mark.parametrize("view", [text, markdown, html])
+def test_queues_are_shown_with_where_they_are_and_who_works(view):
+    planned = plan(load(shipped.folder("inventories") / "queue.yaml"))
+    shown = unescape(re.sub(r"<[^>]*>", " ", view(planned)).replace("\\", ""))
+    assert "1 queue" in shown
+    for word in ("queue jobs", "Redis on edge", "jobs from api on edge", "gpu1/gpu0, gpu1/gpu1, gpu2/gpu0"):
+        assert word.lower() in shown.lower(), word
+    assert "places" in shown
+    assert re.search(r"\b500\b", shown)
+    assert "queue" not in view(example()).split("<body>")[-1], "a fleet without one has no word about it"
 
 
 # --------------------------------------------------------------------------------------------- JSON

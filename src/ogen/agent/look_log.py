@@ -21,6 +21,7 @@ TAIL = 50_000  # lines of its run that are searched
 KEPT = 2_000  # of these
 LAST = 30  # lines of the unit, whichever run
 PATIENCE = 30.0  # seconds for journalctl
+QUEUES = ("ogen-queue-redis-", "ogen-queue-front-", "ogen-queue-worker-")
 
 #: what a diagnosis reads; all else (a line for each good request) stays on the host
 TELLING = re.compile(
@@ -76,7 +77,7 @@ def _read(arguments: Sequence[str], most: int) -> Iterator[Line]:
 
 # ------------------------------------------------------------------------------------ the operation
 def logs(session: Session, message: Message, data: bytes) -> None:
-    """The last `lines` of the units of an instance or balancer `name`, or of all: [seconds, who, text].
+    """The last `lines` of the units of an instance, balancer or queue `name`, or of all: [seconds, who, text].
 
     `after`: the `cursor` of an earlier answer; only what came since then.
     """
@@ -84,18 +85,34 @@ def logs(session: Session, message: Message, data: bytes) -> None:
     if not host.live:
         session.reply(lines=[], cursor=None)
         return
-    manifest = host.store.manifest(host.store.current)
-    named = {p["instance"]: p["unit"] for p in manifest["instances"]}
-    named.update({p["balancer"]: p["unit"] for p in manifest["balancers"]})
-    name = message.get("name")
-    if name is not None and name not in named:
-        raise AgentError(
-            "there is no instance or balancer %r here" % name, "there are: %s" % (", ".join(named) or "none")
-        )
-    wanted = {unit: who for who, unit in named.items() if name in (None, who)}
+    wanted = journals(host.store.manifest(host.store.current), message.get("name"))
     after = message.get("after")
     lines, cursor = _lines(host.machine, wanted, int(message["lines"]), message.get("since"), after)
     session.reply(lines=lines, cursor=cursor)
+
+
+def journals(manifest: Seen, name: Optional[str]) -> Dict[str, str]:
+    """Units of the release with what they are called in the logs: all, or those of `name`."""
+    named = {p["unit"]: p["instance"] for p in manifest["instances"]}
+    named.update({p["unit"]: p["balancer"] for p in manifest["balancers"]})
+    mine = {unit for unit, who in named.items() if who == name}
+    parts = {
+        unit["name"]: unit["name"][len("ogen-") : -len(".service")]
+        for unit in manifest["units"]
+        if unit["name"].startswith(QUEUES)
+    }
+    workers = ["worker-%s-%s" % (name, p["instance"]) for p in manifest["instances"]]
+    of_queue = {"queue-" + part for part in ("redis-%s" % name, "front-%s" % name, *workers)}
+    mine |= {unit for unit, who in parts.items() if who == name or who in of_queue}
+    named.update(parts)
+    if name is None:
+        return named
+    if not mine:
+        raise AgentError(
+            "there is no instance, balancer or queue %r here" % name,
+            "there are: %s" % (", ".join(named.values()) or "none"),
+        )
+    return {unit: named[unit] for unit in mine}
 
 
 def _lines(

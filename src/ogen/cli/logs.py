@@ -1,4 +1,4 @@
-"""`ogen logs`: the journals of instances and balancers, merged by time."""
+"""`ogen logs`: the journals of instances, balancers and queues, merged by time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from .exits import Exit, worst
 from .spans import Span
 
 if TYPE_CHECKING:
+    from ..inventory.model import Host
     from ..observe.looking import Journals, Lines
+    from .fleet import Fleet
 
 EVERY = 1.0  # seconds between two looks at the journals that are followed
 MOST = 10_000  # lines that one look brings
@@ -48,9 +50,10 @@ def command(
     shape: str,
     parallel: int,
 ) -> Exit:
-    """Show the journals of instances and balancers, merged by time.
+    """Show the journals of instances, balancers and queues, merged by time.
 
-    HOST is a pattern as for --limit; NAME an instance or a balancer: `ogen logs fleet.yaml gpu1/gpu0`.
+    HOST is a pattern as for --limit; NAME an instance, a balancer or a queue:
+    `ogen logs fleet.yaml gpu1/gpu0`. `/jobs` is queue jobs wherever a part of it runs.
     Times are UTC, by each host's own clock.
     """
     from ..observe.looking import Journals
@@ -61,7 +64,7 @@ def command(
     ready = fleet.fleet(path, parallel, what="logs")
     pattern, _, name = (where or "").partition("/")
     try:
-        hosts = ready.hosts(pattern or None)
+        hosts = _with_a_part(ready, name, ready.hosts(pattern or None))
     except UsageError as wrong:
         if pattern and not name:  # the name of an instance alone is what one tries first
             wrong.hint = f"{wrong.hint or ''}; an instance or a balancer is HOST/NAME".lstrip("; ")
@@ -80,6 +83,17 @@ def command(
         if not found and not errors:
             console.say("no line was logged" + (" in that time" if since else ""))
     return worst(error.exit_code for error in errors)
+
+
+def _with_a_part(ready: Fleet, name: str, hosts: tuple[Host, ...]) -> tuple[Host, ...]:
+    """Of a queue, the hosts that its parts run on; for all else those that were asked for."""
+    from ..plan.works import here
+    from . import fleet
+
+    if not any(queue.name == name for queue in ready.inventory.queues):
+        return hosts
+    works = [work for work in fleet.planned(ready).works if work.queue.name == name]
+    return tuple(host for host in hosts if here(works, host.name)) or hosts
 
 
 def _print(found: Lines, wide: int = 0) -> int:

@@ -8,7 +8,7 @@ from io import StringIO
 from rich.console import Console
 from rich.text import Text
 
-from ..plan.model import Entry, Instance, Plan, Remark
+from ..plan.model import Entry, Instance, Plan, Remark, Work
 from ..plan.picture import (
     PARTS,
     CardRow,
@@ -22,6 +22,8 @@ from ..plan.picture import (
     quant_of,
     rows,
     verdict_of,
+    work_head,
+    work_lines,
 )
 from ..plan.view_markdown import MARKS, bar
 from ..release.plaintext import clean
@@ -53,6 +55,8 @@ def text(plan: Plan, only: Iterable[str] | None = None, *, width: int = 100, col
         _host(console, row, width)
     for entry in plan.entries:
         _entry(console, entry)
+    for work in plan.works:
+        _work(console, work)
     if plan.remarks:
         console.print()
         for remark in plan.remarks:
@@ -126,6 +130,14 @@ def _entry(console: Console, entry: Entry) -> None:
         console.print(
             Text(clean(f"  {names}{port} → {members}  (slots {slots}, context {context})")), soft_wrap=True
         )
+
+
+def _work(console: Console, work: Work) -> None:
+    line = Text("\n").append(clean(f"queue {work.queue.name}"), style="bold")
+    console.print(line.append(clean(f"  {work_head(work)}")), soft_wrap=True)
+    for model, members, slots, places in work_lines(work):
+        told = f"  {model} → {members}  (jobs at once {slots}, places {places})"
+        console.print(Text(clean(told)), soft_wrap=True)
 
 
 def _remark(console: Console, remark: Remark) -> None:

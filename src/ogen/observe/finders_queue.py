@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,12 +25,12 @@ def queues(case: Case) -> Iterator[Finding]:
             why = str(said["error"]) if said else f"/run/ogen-queue-front-{name}/front.sock is not there"
             yield _found(case, "queue-down", name, f"queue {name} does not answer", why, "", where)
         elif case.plan.host.name == work.fronts[0]:
-            for model, pool in _pools(said):
+            for model, pool in pools(said):
                 yield from _pool(case, name, model, pool, where)
             yield from _memory(case, name, said, where)
 
 
-def _pools(said: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def pools(said: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     pools = said.get("pools")
     for model, pool in pools.items() if isinstance(pools, dict) else ():
         if isinstance(pool, dict):
@@ -39,24 +40,22 @@ def _pools(said: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _pool(
     case: Case, name: str, model: str, pool: Mapping[str, Any], where: Where | None
 ) -> Iterator[Finding]:
-    waiting, dead = _number(pool, "waiting"), _number(pool, "dead")
-    heard = pool.get("workers")
-    ages = [float(age) for age in heard.values()] if isinstance(heard, dict) else []
-    if not any(age < SILENT for age in ages):
+    waiting, dead = number(pool, "waiting"), number(pool, "dead")
+    if not heard(pool):
         what = f"nobody works on the jobs for {model}"
-        shown = f"workers heard of within {SILENT:.0f} s: 0 of {len(ages)}; {waiting:.0f} jobs wait"
+        shown = f"workers heard of within {SILENT:.0f} s: 0 of {len(_ages(pool))}; {waiting:.0f} jobs wait"
         fix = f"systemctl status 'ogen-queue-worker-{name}-*' on the hosts of its instances"
         yield _found(case, "queue-no-worker", name, what, shown, fix, where)
-    if waiting >= FULL * max(1.0, _number(pool, "length")):
+    if waiting >= FULL * max(1.0, number(pool, "length")):
         what = f"the queue for {model} is nearly full: then jobs are refused"
-        shown = f"{waiting:.0f} of {_number(pool, 'length'):.0f} places are taken"
+        shown = f"{waiting:.0f} of {number(pool, 'length'):.0f} places are taken"
         yield _found(
             case, "queue-near-full", name, what, shown, "more instances of it, or a larger `length`", where
         )
-    elif _number(pool, "oldest_s") > OLD:
+    elif number(pool, "oldest_s") > OLD:
         what = f"jobs for {model} wait long"
         shown = (
-            f"the one that is next has waited for {_number(pool, 'oldest_s'):.0f} s, behind it {waiting:.0f}"
+            f"the one that is next has waited for {number(pool, 'oldest_s'):.0f} s, behind it {waiting:.0f}"
         )
         yield _found(case, "queue-slow", name, what, shown, "more instances of it: `replicas`", where)
     if dead:
@@ -69,7 +68,7 @@ def _memory(case: Case, name: str, said: Mapping[str, Any], where: Where | None)
     memory = said.get("memory")
     if not isinstance(memory, dict):
         return
-    used, most = _number(memory, "used_bytes"), _number(memory, "most_bytes")
+    used, most = number(memory, "used_bytes"), number(memory, "most_bytes")
     if most and used > FULL * most:
         what = f"the Redis of queue {name} is nearly full: then jobs are refused"
         shown = f"{used / 2**20:.0f} of {most / 2**20:.0f} MiB are used"
@@ -82,9 +81,21 @@ def _found(case: Case, kind: str, name: str, what: str, shown: str, fix: str, wh
     return case.finding(kind, f"queue {name}", what, [shown], mend, where)
 
 
-def _number(values: Mapping[str, Any], name: str) -> float:
+def heard(pool: Mapping[str, Any]) -> tuple[str, ...]:
+    """The pool's workers that are there."""
+    return tuple(name for name, age in _ages(pool).items() if age < SILENT)
+
+
+def _ages(pool: Mapping[str, Any]) -> dict[str, float]:
+    told = pool.get("workers")
+    return {str(name): number(told, name) for name in told} if isinstance(told, dict) else {}
+
+
+def number(values: Mapping[str, Any], name: str) -> float:
+    """What was said under `name`; 0 where it is no number."""
     value = values.get(name)
-    return float(value) if isinstance(value, (int, float)) and value is not True else 0.0
+    known = isinstance(value, (int, float)) and value is not True and math.isfinite(value)
+    return float(value) if known else 0.0
 
 
 FINDERS = (queues,)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import HostError
 from ..inventory.model import Gpu
-from ..plan.model import HostPlan, Plan
+from ..plan.model import HostPlan, Plan, Work
 from ..plan.picture import use_of
 from ..push import Comparison
 from ..render.upstreams import place
+from . import finders_queue
 from .evidence import BalancerSeen, HostSeen, InstanceSeen, LeaseSeen, UnitSeen, listed, match
 from .looking import members
 
@@ -78,6 +79,26 @@ class BalancerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueRow:
+    """A whole queue, at the first host of its fronts that was seen; with `error` nothing else is known."""
+
+    name: str
+    error: str = ""
+    waiting: int = 0  # those that pause before a further try among them
+    running: int = 0
+    dead: int = 0
+    drained: bool = False  # one of its pools at least takes no jobs
+    workers: int = 0  # heard of lately
+    planned: int = 0  # workers that the plan has
+    used: int = 0  # bytes of Redis' memory
+    most: int = 0
+
+    @property
+    def well(self) -> bool:
+        return not (self.error or self.dead or self.drained or self.workers < self.planned)
+
+
+@dataclass(frozen=True, slots=True)
 class HostRow:
     """One host; with `error` nothing else is known."""
 
@@ -91,6 +112,7 @@ class HostRow:
     cards: tuple[CardRow, ...] = ()
     instances: tuple[InstanceRow, ...] = ()
     balancers: tuple[BalancerRow, ...] = ()
+    queues: tuple[QueueRow, ...] = ()
 
     @property
     def well(self) -> bool:
@@ -100,13 +122,15 @@ class HostRow:
             all(not card.note or card.note.startswith("out") for card in self.cards)
             and all(one.well for one in self.instances)
             and all(one.state == "up" and one.in_force for one in self.balancers)
+            and all(one.well for one in self.queues)
         )
 
 
 def rows(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> tuple[HostRow, ...]:
     """The hosts that were asked, in the plan's order."""
-    away, bad = drained(plan, seen), failing(plan, seen)
-    return tuple(_host(h, seen[h.host.name], away, bad) for h in plan.hosts if h.host.name in seen)
+    away, bad, queues = drained(plan, seen), failing(plan, seen), _queues(plan, seen)
+    found = (_host(h, seen[h.host.name], away, bad) for h in plan.hosts if h.host.name in seen)
+    return tuple(replace(row, queues=queues.get(row.name, ())) for row in found)
 
 
 def drained(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> dict[str, tuple[tuple[str, float], ...]]:
@@ -233,4 +257,46 @@ def _balancer(one: BalancerSeen, plan: HostPlan, seen: HostSeen) -> BalancerRow:
         one.running,
         one.waiting,
         one.slots,
+    )
+
+
+# -------------------------------------------------------------------------------------------- queues
+def _queues(plan: Plan, seen: Mapping[str, HostSeen | HostError]) -> dict[str, tuple[QueueRow, ...]]:
+    """By host. Each front tells of the whole queue: the first one that does is asked."""
+    found: dict[str, tuple[QueueRow, ...]] = {}
+    for work in plan.works:
+        told = [
+            (name, _queue(work, one))
+            for name in work.fronts
+            if isinstance(one := seen.get(name), HostSeen) and one.live
+        ]
+        if told:
+            name, row = next((pair for pair in told if not pair[1].error), told[0])
+            found[name] = (*found.get(name, ()), row)
+    return found
+
+
+def _queue(work: Work, seen: HostSeen) -> QueueRow:
+    name, said = work.queue.name, seen.queues.get(work.queue.name)
+    if said is None or said.get("error"):
+        return QueueRow(name, str(said["error"]) if said else "its front does not run here")
+    told = [pool for _, pool in finders_queue.pools(said)]
+    heard = {worker for pool in told for worker in finders_queue.heard(pool)}
+    every = {f"{m.host}/{m.instance}" for pool in work.pools for m in pool.members}
+    memory = said.get("memory")
+    held = memory if isinstance(memory, Mapping) else {}
+
+    def total(kind: str) -> int:
+        return sum(int(finders_queue.number(pool, kind)) for pool in told)
+
+    return QueueRow(
+        name,
+        waiting=total("waiting") + total("delayed"),
+        running=total("running"),
+        dead=total("dead"),
+        drained=any(pool.get("closed") is True for pool in told),
+        workers=len(heard & every),
+        planned=len(every),
+        used=int(finders_queue.number(held, "used_bytes")),
+        most=int(finders_queue.number(held, "most_bytes")),
     )

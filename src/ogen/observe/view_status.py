@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..plan.picture import gib
 from ..release.plaintext import clean
-from .fleet import BalancerRow, CardRow, HostRow, InstanceRow, ModelRow
+from .fleet import BalancerRow, CardRow, HostRow, InstanceRow, ModelRow, QueueRow
 
 USED, WITHIN, FREE, BEYOND = "█", "░", "·", "▓"  # used as planned, planned, free, used beyond the plan
 _FIGURES = len(" used 99.9, planned 99.9 of 99.9 GiB")
@@ -118,6 +118,8 @@ def _folded(row: HostRow, wide: int, width: int) -> Text:
     for one in row.balancers:
         listen = f":{one.listen}" if one.listen else ""
         line.append(_plain(f"  {one.name}{listen} up{_load(one)}"))
+    for queue in row.queues:
+        line.append(_plain(f"  queue {queue.name} {_jobs(queue)}"))
     return line
 
 
@@ -137,7 +139,8 @@ def _host(row: HostRow, width: int) -> list[Text]:
     if row.locked:
         line.append(f"  held by {_plain(row.locked)}", style="yellow")
     cards = [_card(card, width) for card in row.cards]
-    return [line, *cards, *map(_instance, row.instances), *map(_balancer, row.balancers)]
+    balancers, queues = map(_balancer, row.balancers), map(_queue, row.queues)
+    return [line, *cards, *map(_instance, row.instances), *balancers, *queues]
 
 
 def _card(card: CardRow, width: int) -> Text:
@@ -222,3 +225,19 @@ def _load(one: BalancerRow) -> str:
         return ""
     slots = f" in {one.slots} slots" if one.slots else ""
     return f"  {one.running} under way{slots}" + (f", {one.waiting} waiting" if one.waiting else "")
+
+
+def _queue(one: QueueRow) -> Text:
+    line = Text(_plain(f"  queue {one.name}").ljust(_NAME) + " ")
+    if one.error:
+        return line.append(_plain(f"does not answer: {one.error}"), style="red")
+    line.append(_jobs(one))
+    line.append(f"  {one.dead} dead", style="red" if one.dead else "default")
+    short = one.workers < one.planned
+    line.append(f"  {one.workers} of {one.planned} workers", style="red" if short else "default")
+    line.append(f"  Redis {one.used >> 20}" + (f" of {one.most >> 20} MiB" if one.most else " MiB"))
+    return line.append("  drained: takes no jobs", style="yellow") if one.drained else line
+
+
+def _jobs(one: QueueRow) -> str:
+    return f"{one.waiting} waiting, {one.running} running"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from ..fit.account import margin
 from ..inventory.model import Gpu, Host
-from .model import HostPlan, Instance, Placement, Plan, Pool
+from .model import HostPlan, Instance, Placement, Plan, Pool, Work
 
 #: parts of a bar, in its order, with the word for a legend
 PARTS = {
@@ -167,6 +167,22 @@ def pool_line(pool: Pool) -> tuple[str, str, str, str]:
     return ", ".join(pool.names), members, str(sum(m.slots for m in pool.members)), str(pool.context)
 
 
+def work_head(work: Work) -> str:
+    """Where a queue keeps its jobs, and where they come in."""
+    redis = work.queue.redis
+    kept = f"Redis on {redis.host}" if redis.host else "a Redis of yours"
+    return f"{kept}, jobs from {', '.join(work.queue.balancers)} on {listed(work.fronts)}"
+
+
+def work_lines(work: Work) -> tuple[tuple[str, str, str, str], ...]:
+    """For each pool of a queue its model, workers, jobs at once and places, as words."""
+    return tuple(
+        (pool.name, members, slots, str(work.queue.length))
+        for pool in work.pools
+        for _, members, slots, _ in [pool_line(pool)]
+    )
+
+
 def listed(names: Sequence[str], most: int = 12) -> str:
     """Names with commas; of many the first, and how many more."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -185,6 +201,8 @@ def headline(plan: Plan) -> str:
         f"{_count(len(plan.inventory.models), 'model')}",
         f"{_count(len(plan.entries), 'balancer')}",
     ]
+    if plan.works:
+        words.append(_count(len(plan.works), "queue"))
     if partial:
         words.append(f"{partial} not fully on a card")
     return ", ".join(words)

@@ -7,7 +7,7 @@ from functools import cache
 from html import escape
 from pathlib import Path, PurePath
 
-from .model import Entry, Instance, Placement, Plan, Remark
+from .model import Entry, Instance, Placement, Plan, Remark, Work
 from .picture import (
     PARTS,
     CardRow,
@@ -20,6 +20,8 @@ from .picture import (
     quant_of,
     rows,
     verdict_of,
+    work_head,
+    work_lines,
 )
 
 
@@ -31,6 +33,7 @@ def html(plan: Plan, only: Iterable[str] | None = None) -> str:
         "<main>",
         f'<div class="hosts">{"".join(_host(row) for row in rows(plan, only))}</div>',
         *(_entry(entry) for entry in plan.entries),
+        *(_work(work) for work in plan.works),
         _remarks(plan.remarks),
         "</main>",
     ]
@@ -137,6 +140,23 @@ def _entry(entry: Entry) -> str:
         f"port {balancer.listen} · {_text(' · '.join(entry.ways))}</p>"
         '<div class="wide"><table><thead><tr><th scope=col>pool</th><th scope=col>members</th>'
         "<th scope=col>slots</th><th scope=col>context</th></tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
+    )
+
+
+def _work(work: Work) -> str:
+    heads = ("jobs for", "workers", "at once", "places")
+    lines = [
+        f"<tr><th scope=row>{_text(model)}</th>"
+        + "".join(
+            f'<td data-label="{h}">{_text(cell)}</td>' for h, cell in zip(heads[1:], cells, strict=True)
+        )
+        + "</tr>"
+        for model, *cells in work_lines(work)
+    ]
+    return (
+        f"<section><h2>Queue {_text(work.queue.name)}</h2><p class=sub>{_text(work_head(work))}</p>"
+        f'<div class="wide"><table><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in heads)}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div></section>"
     )
 

@@ -18,6 +18,8 @@ from .picture import (
     quant_of,
     rows,
     verdict_of,
+    work_head,
+    work_lines,
 )
 
 _WIDTH = 24
@@ -30,6 +32,7 @@ def markdown(plan: Plan, only: Iterable[str] | None = None) -> str:
     for row in rows(plan, only):
         lines += _host(row)
     lines += _pools(plan)
+    lines += _queues(plan)
     if plan.remarks:
         lines += ["**Remarks**", ""]
         for remark in plan.remarks:
@@ -120,4 +123,18 @@ def _pools(plan: Plan) -> list[str]:
                 cells[0] += f" :{entry.ports[pool.name]}"
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
+    return lines
+
+
+def _queues(plan: Plan) -> list[str]:
+    lines: list[str] = []
+    for work in plan.works:
+        lines += [
+            f"**queue {escaped(work.queue.name)}** · {escaped(work_head(work))}",
+            "",
+            "| jobs for | workers | at once | places |",
+            "|---|---|---|---|",
+            *("| " + " | ".join(escaped(cell) for cell in cells) + " |" for cells in work_lines(work)),
+            "",
+        ]
     return lines
