@@ -1,10 +1,10 @@
 #!/usr/bin/python3 -I
-"""Watches the cards and the Ollama instances of this machine: ogen's monitor, standard library only.
+"""Watches the cards, Ollama instances and queues of this machine: ogen's monitor, standard library only.
 
 usage: monitor.py CONFIG.json [--once]
 
 Every `interval_s` seconds it reads each card (NVIDIA's by NVML through ctypes, else nvidia-smi's CSV; AMD's
-from sysfs) and asks all instances at once (/api/ps), then writes
+from sysfs), asks all instances at once (/api/ps) and the fronts of queues that run here, then writes
   * `csv`: two CSV files for people, one line per card or model and time (rotated by logrotate);
   * `prom`: a textfile for Prometheus' node_exporter, replaced as a whole (folder missing: left out);
   * one line to the journal when something changes: a card is lost, an instance goes down, a model is
@@ -34,6 +34,9 @@ SMI_WAIT = 10.0  # seconds that nvidia-smi has
 LARGEST = 4 << 20  # bytes of an answer
 MIB = 1024 * 1024
 DRM = "/sys/class/drm"
+JOBS = ("waiting", "delayed", "running", "dead")  # where a job may be before it has ended well
+EVENTS = ("submitted", "started", "done", "failed", "expired", "cancelled", "retried", "released", "lost")
+SILENT = 30.0  # seconds after which a worker is not there
 
 
 class NoDriver(Exception):
@@ -335,11 +338,13 @@ class Call:
 
     def __init__(self, key, url, path):
         self.key, self.data, self.error = key, bytearray(), "no answer in %g s" % TIMEOUT
-        host, _, port = url.rpartition("//")[2].rpartition(":")
-        self.request = b"GET %s HTTP/1.0\r\nHost: localhost:%s\r\n\r\n" % (path.encode(), port.encode())
-        self.link = socket.socket()
+        scheme, _, place = url.partition("//")
+        host, _, port = place.rpartition(":")
+        name = "localhost:" + port if scheme == "http:" else "localhost"
+        self.request = b"GET %s HTTP/1.0\r\nHost: %s\r\n\r\n" % (path.encode(), name.encode())
+        self.link = socket.socket() if scheme == "http:" else socket.socket(socket.AF_UNIX)
         self.link.setblocking(False)
-        self.code = self.link.connect_ex((host, int(port)))
+        self.code = self.link.connect_ex((host, int(port)) if scheme == "http:" else place)
 
     def go_on(self, poll):
         """Does what can be done without waiting; whether there is more to come."""
@@ -443,6 +448,39 @@ def model_state(model):
     }
 
 
+# ---------------------------------------------------------------------------------------- queues
+def read_queues(queues):
+    """What the fronts of the queues say: each one tells of its whole queue, or `why` it does not."""
+    calls = [Call(queue["name"], "unix://" + queue["socket"], "/admin/status") for queue in queues]
+    call_all(calls)
+    return [queue_state(call) for call in calls]
+
+
+def queue_state(call):
+    state = {"name": call.key, "up": False, "pools": []}
+    try:
+        told = call.answer()
+        memory = told["memory"]
+        state["used"], state["most"] = int(memory["used_bytes"]), int(memory["most_bytes"])
+        state["pools"] = [pool_state(str(model), pool) for model, pool in sorted(told["pools"].items())]
+        state["up"] = True
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        state["why"] = str(error) or type(error).__name__
+    return state
+
+
+def pool_state(model, pool):
+    return {
+        "model": model,
+        "jobs": {kind: int(pool[kind]) for kind in JOBS},
+        "places": int(pool["length"]),
+        "oldest": float(pool["oldest_s"]),
+        "workers": sum(float(age) < SILENT for age in pool["workers"].values()),
+        "events": {name: int(pool["counts"].get(name, 0)) for name in EVENTS},
+        "busy": int(pool["counts"].get("busy_ms", 0)) / 1000.0,
+    }
+
+
 # ---------------------------------------------------------------------------------------- output
 def plain(text):
     """Text from the outside, without what would break a line, a terminal or an encoding."""
@@ -515,6 +553,23 @@ METRICS = (
     ("ogen_ollama_info", "gauge", "Version of the instance."),
     ("ogen_ollama_model_size_bytes", "gauge", "Memory of a loaded model, on the card and beside it."),
     ("ogen_ollama_model_vram_bytes", "gauge", "Memory of a loaded model on the card."),
+    ("ogen_queue_up", "gauge", "Whether the front and the Redis of the queue answer."),
+    ("ogen_queue_jobs", "gauge", "Jobs of a model by where they are."),
+    ("ogen_queue_places", "gauge", "Jobs of a model that may wait."),
+    ("ogen_queue_oldest_seconds", "gauge", "How long the job that is next has waited."),
+    ("ogen_queue_workers", "gauge", "Workers of a model heard of in the last 30 s."),
+    ("ogen_queue_jobs_total", "counter", "What happened to jobs of a model, by what."),
+    (
+        "ogen_queue_busy_seconds_total",
+        "counter",
+        "Time that the jobs which are done took from their last start.",
+    ),
+    ("ogen_queue_redis_memory_used_bytes", "gauge", "Memory that the Redis of the queue uses."),
+    (
+        "ogen_queue_redis_memory_max_bytes",
+        "gauge",
+        "Memory that the Redis of the queue may use; 0: no bound.",
+    ),
     ("ogen_monitor_last_run_timestamp_seconds", "gauge", "When the monitor last ran."),
 )
 
@@ -523,7 +578,27 @@ def label(value):
     return plain(value).replace("\\", "\\\\").replace('"', '\\"')
 
 
-def samples(cards, states, driver_up, now):
+def queue_samples(queues):
+    found = []
+    for queue in queues:
+        who = {"queue": queue["name"]}
+        found.append(("ogen_queue_up", who, int(queue["up"])))
+        if not queue["up"]:
+            continue
+        found.append(("ogen_queue_redis_memory_used_bytes", who, queue["used"]))
+        found.append(("ogen_queue_redis_memory_max_bytes", who, queue["most"]))
+        for pool in queue["pools"]:
+            of = dict(who, model=pool["model"])
+            found += [("ogen_queue_jobs", dict(of, state=kind), pool["jobs"][kind]) for kind in JOBS]
+            found += [("ogen_queue_jobs_total", dict(of, what=name), pool["events"][name]) for name in EVENTS]
+            found.append(("ogen_queue_places", of, pool["places"]))
+            found.append(("ogen_queue_oldest_seconds", of, pool["oldest"]))
+            found.append(("ogen_queue_workers", of, pool["workers"]))
+            found.append(("ogen_queue_busy_seconds_total", of, pool["busy"]))
+    return found
+
+
+def samples(cards, states, driver_up, now, queues=()):
     """(metric, labels, value) of one round; a card is told by index and UUID."""
     found = [("ogen_gpu_driver_up", {}, int(driver_up))] if driver_up is not None else []
     for card in cards:
@@ -551,6 +626,7 @@ def samples(cards, states, driver_up, now):
             of = dict(who, model=model["name"])
             found.append(("ogen_ollama_model_size_bytes", of, model["size"]))
             found.append(("ogen_ollama_model_vram_bytes", of, model["vram"]))
+    found += queue_samples(queues)
     found.append(("ogen_monitor_last_run_timestamp_seconds", {}, int(now)))
     return found
 
@@ -614,7 +690,10 @@ class Monitor:
     def round(self, now):
         cards, why = self.all_cards()
         states = self.instances.read()
+        queues = read_queues(self.config.get("queues", ()))
         self.report(cards, why, states)
+        for queue in queues:
+            self.say("queue " + queue["name"], "" if queue["up"] else "down: " + queue["why"])
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
         folder = self.config["csv"]
         self.write("cards.csv", append, folder + "/cards.csv", CARDS_HEADER, card_rows(stamp, cards))
@@ -622,7 +701,7 @@ class Monitor:
         prom = self.config["prom"]
         if os.path.isdir(os.path.dirname(prom)):
             driver = not why if self.config["cards"] or self.config.get("amd") else None
-            text = exposition(samples(cards, states, driver, now))
+            text = exposition(samples(cards, states, driver, now, queues))
             self.write("textfile", replace, prom, text)
 
     def all_cards(self):

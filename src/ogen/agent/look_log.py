@@ -77,7 +77,7 @@ def _read(arguments: Sequence[str], most: int) -> Iterator[Line]:
 
 # ------------------------------------------------------------------------------------ the operation
 def logs(session: Session, message: Message, data: bytes) -> None:
-    """The last `lines` of the units of an instance, balancer or queue `name`, or of all: [seconds, who, text].
+    """The last `lines` of an instance, a balancer or a queue `name`, or of all: [seconds, who, text].
 
     `after`: the `cursor` of an earlier answer; only what came since then.
     """

@@ -154,9 +154,10 @@ def _work(work: Work) -> str:
         + "</tr>"
         for model, *cells in work_lines(work)
     ]
+    head = "".join(f"<th scope=col>{h}</th>" for h in heads)
     return (
         f"<section><h2>Queue {_text(work.queue.name)}</h2><p class=sub>{_text(work_head(work))}</p>"
-        f'<div class="wide"><table><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in heads)}</tr></thead>'
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div></section>"
     )
 

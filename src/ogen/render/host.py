@@ -12,8 +12,8 @@ from .draft import CURRENT, SYSTEMD, Draft
 from .instance import librarian_values, unit_values
 from .mirror import is_mirror, mirror
 from .models import modelfile_values, views
-from .queue import front_socket, queue_of, render_queues
-from .services import cards, interpreter, leases, log_rotation, monitor, preload
+from .queue import queue_of, render_queues
+from .services import cards, front_socket, interpreter, leases, log_rotation, monitor, preload
 
 
 def render_draft(draft: Draft) -> Release:
@@ -27,8 +27,8 @@ def render_draft(draft: Draft) -> Release:
         cards(draft)
         preload(draft)
         autofit(draft)
-        monitor(draft)
         draft.add(f"{SYSTEMD}/ollama.service.d/ogen.conf", draft.engine.copy("stock-ollama.conf"))
+    monitor(draft)
     if draft.plan.instances or is_mirror(draft):
         librarian = _librarian(draft)
     if is_mirror(draft):

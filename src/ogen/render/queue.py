@@ -14,17 +14,12 @@ from ..inventory.model import Balancer, Host, Queue, Secret
 from ..plan.model import Instance, Work
 from .balancer import RUNNER_OPTIONS
 from .draft import CURRENT, Draft
-from .services import interpreter
+from .services import front_socket, interpreter
 
 ROLES = ("front", "worker")
 CODE = ("queue.lua", "queue_store.py")  # of both roles, beside queue_front.py and queue_worker.py
 LISTENERS = 256  # that a front sends events to at once
 MOST_GRACE = 90.0  # seconds that a stop of a worker may take: whoever stops units waits for two minutes
-
-
-def front_socket(queue: str) -> str:
-    """Where nginx finds the front."""
-    return f"/run/ogen-queue-front-{queue}/front.sock"
 
 
 def render_queues(draft: Draft) -> None:

@@ -75,10 +75,16 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
+def front_socket(queue: str) -> str:
+    """Where nginx, and whoever is root, finds the front of a queue."""
+    return f"/run/ogen-queue-front-{queue}/front.sock"
+
+
 def monitor(draft: Draft) -> None:
-    """The script that watches cards and instances, its settings and its unit."""
+    """The script that watches cards, instances and queues that come in here, its settings and its unit."""
     host, settings = draft.host, draft.host.monitoring
-    if not settings.enabled:
+    fronts = [work.queue.name for work in draft.plan.works if draft.name in work.fronts]
+    if not settings.enabled or not (draft.plan.instances or fronts):
         return
     vendors = {gpu.vendor for gpu in host.gpus}
     config = _json(
@@ -90,6 +96,7 @@ def monitor(draft: Draft) -> None:
             "csv": "/var/log/ogen/monitor",
             "prom": f"{settings.textfile_dir.rstrip('/')}/{TEXTFILE}",
         }
+        | ({"queues": [{"name": name, "socket": front_socket(name)} for name in fronts]} if fronts else {})
     )
     script = draft.engine.copy("monitor.py")
     draft.add(f"{CURRENT}/bin/monitor.py", script, mode=0o755)
