@@ -559,17 +559,9 @@ METRICS = (
     ("ogen_queue_oldest_seconds", "gauge", "How long the job that is next has waited."),
     ("ogen_queue_workers", "gauge", "Workers of a model heard of in the last 30 s."),
     ("ogen_queue_jobs_total", "counter", "What happened to jobs of a model, by what."),
-    (
-        "ogen_queue_busy_seconds_total",
-        "counter",
-        "Time that the jobs which are done took from their last start.",
-    ),
+    ("ogen_queue_busy_seconds_total", "counter", "Time that jobs took which are done."),
     ("ogen_queue_redis_memory_used_bytes", "gauge", "Memory that the Redis of the queue uses."),
-    (
-        "ogen_queue_redis_memory_max_bytes",
-        "gauge",
-        "Memory that the Redis of the queue may use; 0: no bound.",
-    ),
+    ("ogen_queue_redis_memory_max_bytes", "gauge", "Memory that it may use; 0: no bound."),
     ("ogen_monitor_last_run_timestamp_seconds", "gauge", "When the monitor last ran."),
 )
 

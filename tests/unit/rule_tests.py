@@ -62,6 +62,31 @@ def healthy() -> Series:
             vram = 4 if host == "desk" else 6  # its plan leaves the KV cache in host memory
             found[model("size", host, 11434 + gpu)] = f"{6 * GIB}x60"
             found[model("vram", host, 11434 + gpu)] = f"{vram * GIB}x60"
+    return found | queues()
+
+
+def jobs(kind: str, metric: str = "jobs", **labels: str) -> str:
+    named = {"state": kind} if kind else {}
+    return series(f"ogen_queue_{metric}", "edge", queue="jobs", model="chat", **named, **labels)
+
+
+def redis(metric: str) -> str:
+    return series(f"ogen_queue_redis_memory_{metric}_bytes", "edge", queue="jobs")
+
+
+QUEUE_UP = series("ogen_queue_up", "edge", queue="jobs")
+
+
+def queues() -> Series:
+    """A queue that works: ten jobs a minute, of two seconds each."""
+    found = {series("up", "edge"): "1x60", series("node_textfile_scrape_error", "edge"): "0x60"}
+    found |= {last_run("edge"): "0+60x60", QUEUE_UP: "1x60"}
+    found |= {
+        jobs(kind): f"{n}x60" for kind, n in (("waiting", 3), ("delayed", 1), ("running", 4), ("dead", 0))
+    }
+    found |= {jobs("", "places"): "1000x60", jobs("", "oldest_seconds"): "5x60", jobs("", "workers"): "4x60"}
+    found |= {redis("used"): f"{GIB // 16}x60", redis("max"): f"{GIB // 4}x60"}
+    found |= {jobs("", "jobs_total", what="done"): "0+10x60", jobs("", "busy_seconds_total"): "0+20x60"}
     return found
 
 
@@ -92,6 +117,8 @@ def _doctor(host: str, rest: str) -> str:
 GPU1, GPU2 = {"host": "gpu1", "group": "boxes"}, {"host": "gpu2", "group": "boxes"}
 CHAT = {"balancer": "api", "pool": "chat"}
 CONCESSION = ": who else is on the card, and which concession saves memory"
+JOBS = {"queue": "jobs", "model": "chat"}
+STATUS = "ogen queue status prometheus.yaml --queue jobs"
 WITHOUT = "mark it `state: out` in the inventory and apply, until it is back"
 CASES = (
     Case(
@@ -204,6 +231,54 @@ CASES = (
         also=("OgenHostDown", "OgenInstanceDown"),
     ),
     Case(
+        # what the front no longer says is not there, and no news of its own
+        "OgenQueueDown",
+        {**{one: "stale" for one in queues() if "ogen_queue" in one}, QUEUE_UP: "0x50"},
+        {"queue": "jobs", "severity": "critical"},
+        "queue jobs: its front or its Redis does not answer",
+        "ogen doctor prometheus.yaml; ogen logs prometheus.yaml /jobs has their journals",
+    ),
+    Case(
+        "OgenQueueNoWorker",
+        {jobs("", "workers"): "0x50"},
+        {**JOBS, "severity": "critical"},
+        "queue jobs, model chat: no worker was heard of",
+        "ogen doctor prometheus.yaml: its jobs wait until one is back",
+        sums={"sum(ogen:queue_duration:seconds)": 2, "sum(ogen:queue_memory:ratio)": 0.25},
+    ),
+    Case(
+        # those that pause before a further try take places too
+        "OgenQueueNearFull",
+        {jobs("waiting"): "500x50", jobs("delayed"): "300x50"},
+        {**JOBS, "severity": "warning"},
+        "queue jobs, model chat: 80% of its places are taken",
+        "ogen doctor prometheus.yaml: more instances of the model, or a larger `length`; when it is full,"
+        " jobs are refused",
+    ),
+    Case(
+        "OgenQueueSlow",
+        {jobs("", "oldest_seconds"): "601x50"},
+        {**JOBS, "severity": "warning"},
+        "queue jobs, model chat: the job that is next has waited for 10m 1s",
+        "ogen doctor prometheus.yaml: more instances of the model",
+    ),
+    Case(
+        "OgenQueueDeadLetters",
+        {jobs("dead"): "2x50"},
+        {**JOBS, "state": "dead", "severity": "warning"},
+        "queue jobs, model chat: 2 jobs failed at every try",
+        f"{STATUS} has the reasons; ogen queue retry runs them again; ogen doctor prometheus.yaml says it"
+        " too",
+    ),
+    Case(
+        "OgenQueueMemory",
+        {redis("used"): f"{GIB // 4 * 0.875:.0f}x50"},
+        {"queue": "jobs", "severity": "warning"},
+        "queue jobs: 87.5% of its Redis' memory is in use",
+        "ogen doctor prometheus.yaml: a shorter `expiry`, or more `redis.memory`; when it is full,"
+        " jobs are refused",
+    ),
+    Case(
         "OgenCardExporterDown",
         {series("up", "gpu1", 9400, "ogen-cards"): "0x50"},
         {**GPU1, "severity": "warning"},
@@ -285,7 +360,10 @@ def file(*tests: Mapping[str, Any]) -> dict[str, Any]:
         "rule_files": RULES,
         "evaluation_interval": "1m",
         # alerts read what was recorded in the same minute; a group that is not named counts as the first
-        "group_eval_order": ["ogen", *(f"ogen-{one}-alerts" for one in ("host", "card", "instance", "pool"))],
+        "group_eval_order": [
+            "ogen",
+            *(f"ogen-{one}-alerts" for one in ("host", "card", "instance", "pool", "queue")),
+        ],
         "tests": list(tests),
     }
 

@@ -65,6 +65,7 @@ def test_targets_are_the_hosts_with_a_monitor(tmp_path: Path) -> None:
         {"targets": ["192.0.2.11:9200"], "labels": {"host": "gpu1", "group": "boxes"}},
         {"targets": ["192.0.2.12:9200"], "labels": {"host": "gpu2", "group": "boxes"}},
         {"targets": ["[2001:db8::20]:9200"], "labels": {"host": "desk"}},
+        {"targets": ["192.0.2.10:9200"], "labels": {"host": "edge"}},  # a queue's front runs there
     ]
     assert not (folder / "targets/ogen-cards.json").exists()
 
@@ -161,7 +162,8 @@ def test_alerts_say_where_and_what_to_do(tmp_path: Path) -> None:
     for rule in rules(exported(tmp_path / "out"), "alerts"):
         summary, action = rule["annotations"]["summary"], rule["annotations"]["action"]
         assert rule["labels"]["severity"] in ("warning", "critical")
-        assert ("pool {{ $labels.pool }}" if "pool" in rule["expr"] else "{{ $labels.host }}") in summary
+        whose = next((kind for kind in ("pool", "queue") if kind in rule["expr"]), "")
+        assert (f"{whose} {{{{ $labels.{whose} }}}}" if whose else "{{ $labels.host }}") in summary
         if re.search(r"ogen:gpu_", rule["expr"]):
             assert "card {{ $labels.gpu }}" in summary
         assert re.search(r"ogen (doctor|status)|on the host", action)
@@ -190,7 +192,7 @@ def test_a_name_that_is_a_template_stays_out_of_the_annotations(tmp_path: Path) 
 def test_only_the_monitors_own_metrics_are_read(tmp_path: Path) -> None:
     """What the rules name is what templates/monitor.py writes."""
     monitor = (shipped.folder("templates") / "monitor.py").read_text()
-    written = set(re.findall(r'"(ogen_[a-z_]+)", "gauge"', monitor))
+    written = set(re.findall(r'"(ogen_[a-z_]+)", "(?:gauge|counter)"', monitor))
     folder = exported(tmp_path / "out")
     read = {
         name
@@ -273,3 +275,9 @@ def test_amd_cards_count_where_the_monitor_reads_them(tmp_path: Path) -> None:
         assert CliRunner().invoke(ogen, args).exit_code == 0
         text = "".join(file.read_text() for file in folder.rglob("*.y*ml"))
         assert ('ogen:host_up:bool{host="box"} + 2' in text) is counted
+
+
+def test_a_fleet_without_a_queue_has_no_rule_and_no_panel_of_one(tmp_path: Path) -> None:
+    plain = exported(tmp_path / "out", inventory=shipped.folder("inventories") / "fleet.yaml")
+    assert not [path for path in plain.rglob("*") if path.is_file() and "queue" in path.read_text()]
+    assert "Queues" in [panel["title"] for panel in dashboard(exported(tmp_path / "more"))["panels"]]

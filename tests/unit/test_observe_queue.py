@@ -63,6 +63,7 @@ def kinds(folder: Path, said: dict[str, Any]) -> list[str]:
     [
         (("pools", "chat", "dead"), 2, "queue-dead"),
         (("pools", "chat", "waiting"), 80, "queue-near-full"),
+        (("pools", "chat", "delayed"), 77, "queue-near-full"),  # those that pause take places too
         (("pools", "chat", "oldest_s"), 601.0, "queue-slow"),
         (("pools", "chat", "workers"), {"gpu1/gpu0": 31.0}, "queue-no-worker"),
         (("pools", "chat", "workers"), "nonsense", "queue-no-worker"),

@@ -70,6 +70,7 @@ def prometheus(
     No host is contacted, and no secret is read.
     """
     from ..export.prometheus import Settings, export
+    from ..export.recording import to_watch
     from ..inventory import load
     from ..plan import plan
     from ..release.model import File
@@ -78,7 +79,7 @@ def prometheus(
     planned = plan(load(path))
     files = export(planned, Settings(dialect, node_port, cards_port, live))
     count = tree.lay(folder, {name: File(f"/{name}", text.encode()) for name, text in files.items()})
-    quiet = [h.host.name for h in planned.hosts if h.instances and not h.host.monitoring.enabled]
+    quiet = [h.host.name for h in planned.hosts if to_watch(h) and not h.host.monitoring.enabled]
     if quiet:
         console.say(f"warning: no target, for their monitoring is off: {', '.join(quiet)}")
         console.say("  hint: nobody counts the instances of their pools either, so that those have no alert")

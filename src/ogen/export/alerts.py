@@ -7,6 +7,7 @@ import shlex
 from pathlib import PurePath
 
 from ..plan.model import Plan
+from .alerts_queue import queue_alerts
 from .dialects import CARDS_JOB, Dialect
 from .recording import JOB, selectors, stale_after, watched
 from .rules import Alert, Group
@@ -26,6 +27,7 @@ def alerts(plan: Plan, dialect: Dialect) -> list[Group]:
         ("ogen-card-alerts", _cards(doctor)),
         ("ogen-instance-alerts", _instances(plan, doctor)),
         ("ogen-pool-alerts", _pools(f"ogen doctor {inventory}")),
+        ("ogen-queue-alerts", queue_alerts(inventory) if plan.works else []),
     ]
 
 

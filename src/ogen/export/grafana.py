@@ -91,12 +91,14 @@ def _target(ref: str, expr: str, legend: str, *, instant: bool = False) -> dict[
     }
 
 
-def dashboard() -> str:
+def dashboard(*, queues: bool = False) -> str:
     """The dashboard's JSON; fit for provisioning: it asks for a data source in a variable, not at import."""
     sheet = _Sheet()
     _now(sheet)
     _cards(sheet)
     _models(sheet)
+    if queues:
+        _queues(sheet)
     document = {
         "uid": UID,
         "title": "ogen fleet",
@@ -182,3 +184,15 @@ def _models(sheet: _Sheet) -> None:
         (f"ogen:model_spilled:ratio{ON}", INSTANCE + " {{model}}"),
         most=1,
     )
+
+
+def _queues(sheet: _Sheet) -> None:
+    """Queues are the fleet's, and no host's: the variable chooses none of them."""
+    jobs = "{{queue}} {{model}}"
+    sheet.row("Queues")
+    sheet.graph("Jobs", "none", ("ogen:queue_jobs:count", f"{jobs} {{{{state}}}}"))
+    sheet.graph("Wait of the job that is next", "s", ("ogen:queue_oldest:seconds", jobs))
+    sheet.graph("What happens to jobs", "ops", ("ogen:queue_jobs:rate", f"{jobs} {{{{what}}}}"))
+    sheet.graph("Time that a job takes", "s", ("ogen:queue_duration:seconds", jobs))
+    sheet.graph("Workers heard of", "none", ("ogen:queue_workers:count", jobs))
+    sheet.graph("Memory of Redis", "bytes", ("ogen:queue_memory:bytes", "{{queue}}"))

@@ -39,7 +39,7 @@ def export(plan: Plan, settings: Settings = Settings()) -> Mapping[str, str]:
         "rules/ogen-alerts.yml": document(
             f"{head} what each asks for\nstands in `action`.", alerts(plan, dialect)
         ),
-        "grafana/ogen-fleet.json": dashboard(),
+        "grafana/ogen-fleet.json": dashboard(queues=bool(plan.works)),
     }
     if dialect.port is not None:
         files["targets/ogen-cards.json"] = _targets(plan, settings.cards_port or dialect.port, cards=True)

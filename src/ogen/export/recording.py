@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from ..plan.model import Entry, Plan, Pool
+from ..plan.model import Entry, HostPlan, Plan, Pool
 from .dialects import CARDS_JOB, Dialect
 from .rules import Group, Record
 
@@ -14,13 +14,18 @@ CARD = "host, group, gpu, uuid"
 
 
 def watched(plan: Plan) -> tuple[str, ...]:
-    """The hosts whose monitor runs: those with instances, unless the inventory turns it off."""
-    return tuple(h.host.name for h in plan.hosts if h.instances and h.host.monitoring.enabled)
+    """The hosts whose monitor runs: those with instances or a queue's front, unless it is turned off."""
+    return tuple(h.host.name for h in plan.hosts if to_watch(h) and h.host.monitoring.enabled)
+
+
+def to_watch(host: HostPlan) -> bool:
+    """Whether the host has anything that a monitor tells of."""
+    return bool(host.instances) or any(host.host.name in work.fronts for work in host.works)
 
 
 def stale_after(plan: Plan) -> int:
     """Seconds after which a monitor's figures count for nothing: clocks and scrapes may be a bit off."""
-    longest = max((h.host.monitoring.interval for h in plan.hosts if h.instances), default=0.0)
+    longest = max((h.host.monitoring.interval for h in plan.hosts if to_watch(h)), default=0.0)
     return max(120, round(5 * longest))
 
 
@@ -29,7 +34,8 @@ def recording(plan: Plan, dialect: Dialect, live: str) -> list[Group]:
     fresh = f"and on (host) (ogen:monitor_age:seconds < {stale_after(plan)})"
     pools = [rule for entry in plan.entries for rule in _pools(plan, entry, live)]
     cards = [*_cards(dialect, fresh), *_planned_cards(plan, own=dialect.port is None)]
-    return [("ogen", [*_hosts(), *cards, *_instances(plan, fresh), *pools])]
+    queues = _queues(fresh) if plan.works else []
+    return [("ogen", [*_hosts(), *cards, *_instances(plan, fresh), *pools, *queues])]
 
 
 def _hosts() -> list[Record]:
@@ -102,6 +108,33 @@ def _pools(plan: Plan, entry: Entry, live: str) -> Iterable[Record]:
         yield Record("ogen:pool_instances_up:count", f"sum(\n{up}\n)\nor\nvector(0)", labels)
         yield Record("ogen:pool_instances_planned:count", f"vector({len(members)})", labels)
         yield Record("ogen:pool_instances_least:count", f"vector({least(pool, live)})", labels)
+
+
+def _queues(fresh: str) -> list[Record]:
+    """Each front tells of the whole queue: what several say is one."""
+    one, whole = "queue, model", fresh.replace("\n", " ")
+
+    def of(by: str, expr: str) -> str:
+        return f"max by ({by}) ({expr} {whole})"
+
+    ended = of(f"{one}, what", "rate(ogen_queue_jobs_total[5m])")
+    done = 'ogen:queue_jobs:rate{what="done"}'
+    used, most = "ogen_queue_redis_memory_used_bytes", "ogen_queue_redis_memory_max_bytes"
+    return [
+        Record("ogen:queue_up:bool", of("queue", "ogen_queue_up")),
+        Record("ogen:queue_jobs:count", of(f"{one}, state", "ogen_queue_jobs")),
+        Record("ogen:queue_places:count", of(one, "ogen_queue_places")),
+        Record("ogen:queue_oldest:seconds", of(one, "ogen_queue_oldest_seconds")),
+        Record("ogen:queue_workers:count", of(one, "ogen_queue_workers")),
+        Record("ogen:queue_jobs:rate", ended),
+        Record(
+            "ogen:queue_duration:seconds",
+            of(one, "rate(ogen_queue_busy_seconds_total[5m])")
+            + f"\n/ on (queue, model)\n(max by ({one}) ({done}) > 0)",
+        ),
+        Record("ogen:queue_memory:bytes", of("queue", used)),
+        Record("ogen:queue_memory:ratio", of("queue", f"{used} / ({most} > 0)")),
+    ]
 
 
 def least(pool: Pool, live: str) -> int:

@@ -40,7 +40,7 @@ def pools(said: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _pool(
     case: Case, name: str, model: str, pool: Mapping[str, Any], where: Where | None
 ) -> Iterator[Finding]:
-    waiting, dead = number(pool, "waiting"), number(pool, "dead")
+    waiting, dead = number(pool, "waiting") + number(pool, "delayed"), number(pool, "dead")
     if not heard(pool):
         what = f"nobody works on the jobs for {model}"
         shown = f"workers heard of within {SILENT:.0f} s: 0 of {len(_ages(pool))}; {waiting:.0f} jobs wait"
@@ -94,8 +94,9 @@ def _ages(pool: Mapping[str, Any]) -> dict[str, float]:
 def number(values: Mapping[str, Any], name: str) -> float:
     """What was said under `name`; 0 where it is no number."""
     value = values.get(name)
-    known = isinstance(value, (int, float)) and value is not True and math.isfinite(value)
-    return float(value) if known else 0.0
+    if isinstance(value, (int, float)) and value is not True and math.isfinite(value):
+        return float(value)
+    return 0.0
 
 
 FINDERS = (queues,)
