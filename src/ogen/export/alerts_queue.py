@@ -1,10 +1,10 @@
-"""Alerting rules of queues: the limits are those of `ogen doctor`."""
+"""Alerting rules of queues."""
 
 from __future__ import annotations
 
-from ..observe.finders_queue import FULL, OLD
 from .rules import Alert
 
+FULL, OLD = 0.8, 600  # places or memory, and seconds: `ogen doctor` speaks up from there on
 QUEUE = "queue {{ $labels.queue }}"
 JOBS = "queue {{ $labels.queue }}, model {{ $labels.model }}"
 SHARE = "{{ $value | humanizePercentage }}"
@@ -50,7 +50,7 @@ def _filling(doctor: str, status: str) -> list[Alert]:
         ),
         Alert(
             "OgenQueueSlow",
-            f"ogen:queue_oldest:seconds > {OLD:.0f}",
+            f"ogen:queue_oldest:seconds > {OLD}",
             "5m",
             "warning",
             f"{JOBS}: the job that is next has waited for {{{{ $value | humanizeDuration }}}}",
