@@ -244,6 +244,12 @@ redis.call('DEL', P .. 'out:' .. id)
 wait(id)
 return 1
 
+---- discard
+-- ID: a dead letter that nobody wants any more; 1, or 0 where it is none
+if redis.call('ZREM', P .. 'dead', ARGV[1]) == 0 then return 0 end
+gone(ARGV[1])
+return 1
+
 ---- here
 -- worker: it is up, and works for this pool
 redis.call('ZADD', P .. 'workers', now, ARGV[1])

@@ -162,9 +162,12 @@ class Store:
         found = self.client.zrange(self.names(model, "workers"), 0, -1, withscores=True)
         return {name.decode(): round(max(0.0, time.time() - when / 1000), 1) for name, when in found}
 
+    def letters(self, model, most=0):
+        """The ids of dead letters, oldest first: all, or the first of them."""
+        return [key.decode() for key in self.client.zrange(self.names(model, "dead"), 0, most - 1)]
+
     def dead(self, model):
-        keys = [key.decode() for key in self.client.zrange(self.names(model, "dead"), 0, 99)]
-        return [{"id": key, **_shown(self.job(key) or {})} for key in keys]
+        return [{"id": key, **_shown(self.job(key) or {})} for key in self.letters(model, 100)]
 
 
 def _shown(job):
@@ -362,10 +365,11 @@ class Handler(BaseHTTPRequestHandler):
         models = [body["model"]] if body.get("model") else store.settings["pools"]
         if any(model not in store.settings["pools"] for model in models):
             raise Wrong(404, "no queue has the model %r" % body["model"])
-        if what == "retry":
-            chosen = body.get("ids") or [one["id"] for model in models for one in store.dead(model)]
-            done = [key for key in chosen if store.call(str(key).rpartition(".")[0], "again", key)]
-            self._json({"retried": done, "unknown": sorted(set(chosen) - set(done))})
+        if what in ("retry", "discard"):
+            script, word = {"retry": ("again", "retried"), "discard": ("discard", "discarded")}[what]
+            chosen = body.get("ids") or [key for model in models for key in store.letters(model)]
+            done = [key for key in chosen if store.call(str(key).rpartition(".")[0], script, key)]
+            self._json({word: done, "unknown": sorted(set(chosen) - set(done))})
         elif what in ("drain", "undrain"):
             for model in models:
                 closed = store.names(model, "closed")

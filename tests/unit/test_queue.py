@@ -128,6 +128,22 @@ def test_a_wrong_request_is_not_tried_again(make: Make) -> None:
     assert (end["state"], end["attempts"]) == ("failed", 1)
 
 
+def test_a_dead_letter_that_nobody_wants_can_be_thrown_away(make: Make) -> None:
+    rig = make(letters=200)
+    rig.all("a")
+    keys = [rig.submit("400 wrong"), rig.submit("400 as wrong")]
+    assert [rig.ended(key)["state"] for key in keys] == ["failed", "failed"]
+    _, told, _ = rig.ask("POST", "/admin/discard", {"ids": [keys[0], "chat." + "0" * 32]})
+    assert told == {"discarded": [keys[0]], "unknown": ["chat." + "0" * 32]}
+    assert rig.ask("GET", f"/queue/jobs/{keys[0]}")[0] == 404
+    assert rig.job(keys[1])["state"] == "failed", "another one stays"
+    more = [rig.submit(f"400 wrong {n}") for n in range(101)]
+    until(lambda: rig.pool["dead"] == 102)
+    told = rig.ask("POST", "/admin/discard", {})[1]
+    assert sorted(told["discarded"]) == sorted([keys[1], *more]), "all, and not only those that status shows"
+    assert rig.ask("GET", "/admin/dead")[1] == {"chat": []}
+
+
 def test_an_answer_that_breaks_off_is_no_answer(make: Make) -> None:
     rig = make(tries=2, backoff=0.05)
     rig.all("a")

@@ -25,7 +25,7 @@ ENDED = ("done", "failed", "expired", "cancelled")
 
 @click.group()
 def command() -> None:
-    """Submit jobs to a queue, see what waits, run dead letters again, let it run empty."""
+    """Submit jobs to a queue, see what waits, run dead letters again or throw them away, let it run empty."""
 
 
 def _queue(command: F) -> F:
@@ -135,14 +135,41 @@ def retry(path: Path, ids: tuple[str, ...], name: str | None, model: str | None,
 
     Exit code 3 where one that was named is no dead letter.
     """
+    return _letters(_Asked(path, name, "retry"), ids, model, shape, ("retry", "retried", "waiting again"))
+
+
+@command.command()
+@options.inventory
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@_queue
+@_model
+@click.option("--all", "every", is_flag=True, help="All of them, or with --model all of that model.")
+@options.shape("text", "json")
+def discard(
+    path: Path, ids: tuple[str, ...], name: str | None, model: str | None, every: bool, shape: str
+) -> Exit:
+    """Throw dead letters away: those named, or with --all all. They are gone.
+
+    For requests that no try will help, such as those that an instance answers with 400. Exit code 3 where
+    one that was named is no dead letter.
+    """
+    if bool(ids) == every:
+        raise UsageError("which dead letters?", hint="their ids (`ogen queue status` has them), or --all")
+    asked = _Asked(path, name, "discard")
+    return _letters(asked, ids, model, shape, ("discard", "discarded", "thrown away"))
+
+
+def _letters(
+    asked: _Asked, ids: tuple[str, ...], model: str | None, shape: str, words: tuple[str, str, str]
+) -> Exit:
+    """Does with dead letters what `words` say, as the front has it and for people."""
     if ids and model:
         raise UsageError("ids name their model themselves", hint="leave --model out")
-    asked = _Asked(path, name, "retry")
-    found = asked("POST", "/admin/retry", {"ids": list(ids), "model": model})
+    found = asked("POST", f"/admin/{words[0]}", {"ids": list(ids), "model": model})
     if shape == "json":
         console.document({"queue": asked.work.queue.name, **found, "errors": []})
     else:
-        console.out(f"{console.count(len(found['retried']), 'job')} waiting again")
+        console.out(f"{console.count(len(found[words[1]]), 'job')} {words[2]}")
         for one in found["unknown"]:
             console.say(f"no dead letter: {one}")
     return Exit.FAILED if found["unknown"] else Exit.DONE

@@ -60,7 +60,7 @@ def _pool(
         yield _found(case, "queue-slow", name, what, shown, "more instances of it: `replicas`", where)
     if dead:
         what = f"{dead:.0f} jobs for {model} failed at every try"
-        fix = "`ogen queue status` has the reasons; `ogen queue retry` runs them again"
+        fix = "`ogen queue status` has the reasons; `ogen queue retry` runs them again, `discard` drops them"
         yield _found(case, "queue-dead", name, what, f"{dead:.0f} dead letters", fix, where)
 
 
