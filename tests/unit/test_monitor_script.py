@@ -321,7 +321,8 @@ class Raw:
         self.reply, self.asked, self.open, self.most = reply, [], 0, 0  # type: ignore[var-annotated]
         self.server = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.thread = threading.Thread(target=self.accept, daemon=True)
+        self.thread.start()
 
     def accept(self) -> None:
         while True:
@@ -349,6 +350,9 @@ class Raw:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Not closed under its thread's hands: that would accept for whoever has its descriptor next."""
+        self.server.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
         self.server.close()
 
 
