@@ -57,6 +57,16 @@ def test_a_screen(planned: Plan) -> None:
     assert "\x1b[" in text(found, title="fleet.yaml", colour=True)
 
 
+def test_figures_stand_in_columns() -> None:
+    cards = [
+        CardRow(0, "A", 24 * GIB, 8 * GIB, 7 * GIB, 5, 40),
+        CardRow(1, "A", 24 * GIB, 11 * GIB, 22 * GIB, 100, 77),
+    ]
+    page = text([HostRow("solo", cards=tuple(cards))], title="x")
+    first, second = (line for line in page.splitlines() if "°C" in line)
+    assert (first.index(" %"), len(first)) == (second.index(" %"), len(second))
+
+
 def test_the_rung_that_autofit_chose(planned: Plan) -> None:
     solo, edge = healthy()
     told = {"rung": 2, "of": 5, "about": "chat: context 4096", "why": "…", "since": 0.0}

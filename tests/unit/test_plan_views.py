@@ -166,6 +166,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_the_page_is_named_without_folders():
+    planned = example()
+    moved = replace(planned, inventory=replace(planned.inventory, name="/home/me/fleets/fleet.yaml"))
+    assert "<title>Plan of fleet.yaml</title>" in html(moved)
+    assert "/home/me" not in html(moved)
+
+
 def test_the_page_is_whole_and_loads_nothing():
     page = Page()
     page.feed(html(hostile()))

@@ -47,9 +47,9 @@
     }
   }
 
-  function vram(host) {
-    const traces = [], made = layout({}), cards = host.cards, columns = cards.length > 1 ? 2 : 1;
-    const rows = Math.ceil(cards.length / columns), wide = (1 - 0.06 * (columns - 1)) / columns, gap = rows > 1 ? 0.28 / rows : 0;
+  function vram(host, place) {
+    const traces = [], made = layout({}), cards = host.cards, columns = cards.length > 1 && place.clientWidth > 640 ? 2 : 1;
+    const rows = Math.ceil(cards.length / columns), wide = (1 - 0.06 * (columns - 1)) / columns, gap = rows > 1 ? 0.36 / rows : 0;
     const high = (1 - gap * (rows - 1)) / rows;
     cards.forEach((card, at) => {
       const n = at ? String(at + 1) : '', left = (at % columns) * (wide + 0.06), top = 1 - Math.floor(at / columns) * (high + gap);
@@ -68,6 +68,7 @@
         showarrow: false, text: text(`card ${card.gpu} ${card.name}`), font: {size: 12}});
       mark(made, host, 'x' + n, 'y' + n + ' domain');
     });
+    place.style.height = 60 + 190 * rows + 'px';
     made.margin.t = 56;
     made.legend.y = 1 + 26 / (190 * rows);
     return [traces, made];
@@ -126,12 +127,12 @@
       {x, stackgroup: 'all', stackgaps: 'infer zero', hovertemplate: '%{y:.0f} %', line: {color: series(at), width: 0, shape: 'hv'}, fillcolor: series(at) + 'b0'})), made];
   }
 
-  function figure(name) {
-    const [kind, at, what] = name.split(':');
+  function figure(place) {
+    const [kind, at, what] = place.dataset.plot.split(':');
     if (kind === 'map') return map(at);
     if (kind === 'host') {
       const host = data.hosts[at];
-      return what === 'vram' ? vram(host) : cards(host, what, {busy: '%', hot: '°C', watts: 'W'}[what]);
+      return what === 'vram' ? vram(host, place) : cards(host, what, {busy: '%', hot: '°C', watts: 'W'}[what]);
     }
     const one = data.balancers[at];
     return what === 'rate' ? rate(one) : what === 'share' ? share(one) : times(one, what);
@@ -139,7 +140,7 @@
 
   const config = {displayModeBar: false, responsive: true};
   function draw(place) {
-    const [traces, made] = figure(place.dataset.plot);
+    const [traces, made] = figure(place);
     Plotly.react(place, traces, made, config);
     place.dataset.drawn = 'yes';
   }

@@ -181,7 +181,7 @@ def _models(instances: Iterable[Part]) -> str:
     rows = []
     for one in instances:
         for model in one["models"] or [{"name": "nothing loaded", "vram": 0, "host": 0}]:
-            beside = f"{model['host'] / GIB:.1f} GiB" if model["host"] else ""
+            beside = f"{model['host'] / GIB:.1f} GiB" if model["host"] else "–"
             rows.append(
                 f"<tr><th scope=row>{escape(one['name'])}</th>"
                 f"<td data-label=model>{escape(model['name'])}</td>"
