@@ -41,8 +41,8 @@ def main(folder: Path) -> None:
         page = ogen(ROOT, "plan", "inventories/fleet.yaml", "--format", "html")
         (day / "plan.html").write_text(page, encoding="utf-8")
         for name, shown, size, *more in (
-            ("report-light", "report", (1080, 1290)),
-            ("report-dark", "report", (1080, 1290), DARK),
+            ("report-light", "report", (1080, 1970)),
+            ("report-dark", "report", (1080, 1970), DARK),
             ("plan", "plan", (1330, 1260)),
         ):
             shoot(day / f"{shown}.html", folder / f"{name}.png", size, *more)
