@@ -23,7 +23,8 @@ except ImportError as error:
     sys.exit("%s: `ogen provision` brings what the queue runs on" % error)
 
 LOG = logging.getLogger("ogen.queue")
-PATHS = ("/api/generate", "/api/chat", "/api/embed")
+OPENAI = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+PATHS = ("/api/generate", "/api/chat", "/api/embed", *OPENAI)
 JOB = re.compile(r"/queue/jobs/([a-z0-9._-]{1,63}\.[0-9a-f]{32})(/events)?\Z")
 SHOWN = ("state", "attempts", "submitted", "started", "finished", "error", "worker")
 
@@ -61,7 +62,7 @@ class Store:
         model = self.settings["names"].get(str(body.get("model") or ""))
         if model is None:
             raise Wrong(404, "no queue has the model %r" % body.get("model"))
-        text = self._clean(body, model)
+        text = json.dumps(self._clean(path, body, model), sort_keys=True, ensure_ascii=False)
         rank, deadline = _rank(headers), _deadline(headers)
         own = headers.get("Idempotency-Key")
         part = (
@@ -92,12 +93,17 @@ class Store:
             raise Wrong(409, "this Idempotency-Key was used for another request")
         return key, how, state.decode()
 
-    def _clean(self, body, model):
+    def _clean(self, path, body, model):
         """The request as a worker sends it: no client chooses what a model is loaded anew for."""
         # Ollama takes keys in any case
-        own = ("model", "name", "stream", "keep_alive", "options")
+        own = ("model", "name", "stream", "stream_options", "keep_alive", "options")
         out = {name: value for name, value in body.items() if name.casefold() not in own}
-        out.update(model=model, stream=True)
+        out["model"] = model
+        if path == "/v1/embeddings":
+            return out
+        out["stream"] = True
+        if path in OPENAI:  # its own words have no options; the last part of a stream tells the usage
+            return {**out, "stream_options": {"include_usage": True}}
         options = [
             value for name, value in body.items() if name.casefold() == "options" and value is not None
         ]
@@ -107,7 +113,7 @@ class Store:
             out["options"] = {
                 n: v for value in options for n, v in value.items() if self._passes(n.casefold())
             }
-        return json.dumps(out, sort_keys=True, ensure_ascii=False)
+        return out
 
     def _passes(self, option):
         allowed = self.settings["options"]

@@ -10,6 +10,7 @@ import sys
 import time
 
 try:
+    import queue_openai
     import redis.asyncio
     from queue_store import address, config, prefix, scripts
     from redis.exceptions import RedisError
@@ -19,6 +20,7 @@ except ImportError as error:
 
 LOG = logging.getLogger("ogen.queue")
 PAUSE = 0.05  # seconds between two parcels of tokens
+AT_ONCE = ("/api/embed", "/v1/embeddings")  # answers without a stream, and so without its last word
 LONGEST = 16 * 1024 * 1024  # bytes of one line of an answer
 
 
@@ -158,7 +160,8 @@ class Pool(Queue):
 class Answers:
     """What an instance says to one request, put together as if it had not been streamed."""
 
-    def __init__(self):
+    def __init__(self, openai=False):
+        self.openai = openai  # in its form
         self.whole = {}
         self.fresh = []  # what has not been passed on
         self.ended = asyncio.Event()
@@ -166,7 +169,10 @@ class Answers:
 
     def add(self, record):
         if "error" in record:
-            raise Broken(str(record["error"]))
+            raise Broken(queue_openai.reason(record["error"]))
+        if self.openai:
+            self.fresh.append(queue_openai.fold(self.whole, record))
+            return
         self.fresh.append(_said(record))
         for name, value in record.items():
             if name == "message" and isinstance(value, dict):
@@ -244,10 +250,10 @@ async def _parts(reader, chunked):
 
 
 def _record(status, line):
-    record = json.loads(line)
+    record = queue_openai.record(line)
     if status == 200:
         return record
-    said = str(record.get("error") or "status %d" % status)
+    said = queue_openai.reason(record.get("error") or "status %d" % status)
     if status in (408, 429) or status >= 500:
         raise Broken("the instance answers %d: %s" % (status, said))
     raise Refused("the instance answers %d: %s" % (status, said))
@@ -255,8 +261,8 @@ def _record(status, line):
 
 async def generate(context, path, body):
     """One job: what it says goes on as it comes, and tells that it is alive."""
-    job = context["job"]
-    pool, answers = job.queue, Answers()
+    job, openai = context["job"], path.startswith(queue_openai.PREFIX)
+    pool, answers = job.queue, Answers(openai)
     beating = asyncio.create_task(_beats(pool, job, answers, asyncio.current_task()))
     try:
         async for record in ask(context["worker"].port, path, body):
@@ -272,9 +278,9 @@ async def generate(context, path, body):
         await beating
     if answers.fault is not None:
         raise answers.fault
-    if path != "/api/embed" and not answers.whole.get("done"):
+    if path not in AT_ONCE and not answers.whole.get("done"):
         raise Broken("the instance's answer broke off")
-    return answers.whole
+    return queue_openai.result(answers.whole) if openai else answers.whole
 
 
 async def _beats(pool, job, answers, task):

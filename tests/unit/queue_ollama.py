@@ -12,6 +12,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 PORT, LOG, SECONDS = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 TOKENS = 4
@@ -26,11 +27,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body.get("prompt") or body["messages"][-1]["content"]
+        prompt = body.get("prompt") or body.get("input") or body["messages"][-1]["content"]
         self.note("begun", prompt, body)
         fault = prompt.split()[0]
         if fault in ("400", "500"):
             self.whole(int(fault), {"error": f"said to answer {fault}"})
+            return
+        if self.path.startswith("/v1/"):
+            self.openai(prompt, body)
             return
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
@@ -50,6 +54,43 @@ class Handler(BaseHTTPRequestHandler):
         self.note("ended", prompt, body)
         self.chunk({"model": body["model"], "done": True, "eval_count": TOKENS})
         self.wfile.write(b"0\r\n\r\n")
+
+    def openai(self, prompt: str, body: dict[str, Any]) -> None:
+        """Server-sent events as Ollama's own of /v1/ are; embeddings come at once."""
+        if "input" in body:
+            data = [{"object": "embedding", "embedding": [0.5, 1.0], "index": 0}]
+            usage = {"prompt_tokens": 2, "total_tokens": 2}
+            self.whole(200, {"object": "list", "data": data, "model": body["model"], "usage": usage})
+            return
+        chat = "messages" in body
+        head = {"id": "cmpl-1", "object": "chat.completion.chunk" if chat else "text_completion"}
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for number in range(TOKENS + 1):
+            text = f"{prompt}/{number} " if number < TOKENS else ""
+            if prompt.split()[0] == "breaks" and number == 2:
+                self.close_connection = True
+                return
+            said: dict[str, Any] = (
+                {"delta": {"role": "assistant", "content": text}} if chat else {"text": text}
+            )
+            if prompt.startswith("tool") and number == 0:
+                said["delta"]["tool_calls"] = [{"index": 0, "id": "call_1"}]
+            reason = "stop" if number == TOKENS else None
+            choice = {"index": 0, **said, "finish_reason": reason}
+            self.event(json.dumps({**head, "model": body["model"], "choices": [choice]}))
+        if body.get("stream_options", {}).get("include_usage"):
+            usage = {"prompt_tokens": 2, "completion_tokens": TOKENS, "total_tokens": 2 + TOKENS}
+            self.event(json.dumps({**head, "model": body["model"], "choices": [], "usage": usage}))
+        self.event("[DONE]")
+        self.note("ended", prompt, body)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def event(self, text: str) -> None:
+        data = f"data: {text}\n\n".encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def chunk(self, record: dict[str, object]) -> None:
         data = json.dumps(record).encode() + b"\n"

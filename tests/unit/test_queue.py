@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from queue_rig import REDIS, Rig, until
@@ -54,6 +55,56 @@ def test_a_chat_is_put_together(make: Make) -> None:
     _, answer, _ = rig.ask("POST", "/queue/api/chat", {"model": "chat", "messages": messages})
     result = rig.ended(answer["id"])["result"]
     assert result["message"] == {"role": "assistant", "content": "hi/0 hi/1 hi/2 hi/3 "}
+
+
+OPENAI = [
+    ("chat/completions", {"messages": [{"role": "user", "content": "hi"}]}, "chat.completion"),
+    ("completions", {"prompt": "hi"}, "text_completion"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "kind"), OPENAI)
+def test_openais_requests_are_jobs_with_openais_answers(
+    make: Make, path: str, body: dict[str, object], kind: str
+) -> None:
+    """Its events are as those of Ollama's requests, its result is what OpenAI gives without streaming."""
+    rig = make()
+    rig.all("a")
+    more = {"model": "gpt", "temperature": 0.5, "stream": False, "KEEP_ALIVE": 0, "options": {"num_gpu": 1}}
+    status, answer, _ = rig.ask("POST", f"/queue/v1/{path}", {**body, **more})
+    assert status == 202, answer
+    events = list(rig.events(answer["id"]))
+    whole = "hi/0 hi/1 hi/2 hi/3 "
+    assert "".join(data["text"] for name, data in events if name == "token") == whole
+    result = events[-1][1]["result"]
+    said = {"message": {"role": "assistant", "content": whole}} if "chat" in path else {"text": whole}
+    assert result == {
+        "id": "cmpl-1",
+        "object": kind,
+        "model": "chat",
+        "choices": [{"index": 0, **said, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6},
+    }
+    sent = rig.seen()[0]["body"]
+    asked = {"model": "chat", "stream": True, "stream_options": {"include_usage": True}}
+    assert sent == {**body, **asked, "temperature": 0.5}
+
+
+def test_openais_embeddings_tools_and_failures(make: Make) -> None:
+    rig = make(tries=1)
+    rig.all("a")
+
+    def end(path: str, **body: object) -> dict[str, Any]:
+        _, answer, _ = rig.ask("POST", f"/queue/v1/{path}", {"model": "chat", **body})
+        return rig.ended(answer["id"])
+
+    assert end("embeddings", input="hi")["result"]["data"][0]["embedding"] == [0.5, 1.0]
+    assert rig.seen("begun")[0]["body"] == {"model": "chat", "input": "hi"}
+    chat = end("chat/completions", messages=[{"role": "user", "content": "tool"}])
+    assert chat["result"]["choices"][0]["message"]["tool_calls"] == [{"index": 0, "id": "call_1"}]
+    broken = end("completions", prompt="breaks here")
+    assert (broken["state"], "broke off" in broken["error"]) == ("failed", True)
+    assert "400: said to answer 400" in end("completions", prompt="400 wrong")["error"]
 
 
 def test_one_key_is_one_job_also_when_it_is_done(make: Make) -> None:

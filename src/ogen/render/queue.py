@@ -17,7 +17,8 @@ from .draft import CURRENT, Draft
 from .services import front_socket, interpreter
 
 ROLES = ("front", "worker")
-CODE = ("queue.lua", "queue_store.py")  # of both roles, beside queue_front.py and queue_worker.py
+CODE = {"front": ("queue_front.py",), "worker": ("queue_worker.py", "queue_openai.py")}
+SHARED = ("queue.lua", "queue_store.py")  # of both roles
 LISTENERS = 256  # that a front sends events to at once
 MOST_GRACE = 90.0  # seconds that a stop of a worker may take: whoever stops units waits for two minutes
 
@@ -122,7 +123,7 @@ class _Part:
     ) -> None:
         """A part that is a program of ours: its settings, its password, its unit."""
         draft = self.draft
-        code = {name: draft.engine.copy(name) for name in (*CODE, f"queue_{role}.py")}
+        code = {name: draft.engine.copy(name) for name in (*SHARED, *CODE[role])}
         for file, text in code.items():
             draft.add(f"{CURRENT}/queue/{file}", text)
         path = f"{self.folder}/{'-'.join((role, *filter(None, [more.get('instance')])))}.json"
