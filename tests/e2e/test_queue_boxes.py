@@ -65,6 +65,7 @@ def project(boxes: Lab, tmp_path_factory: pytest.TempPathFactory) -> Project:
     wheels(folder / "wheels")
     certificate(boxes)
     boxes.write("gpu1", "/etc/testbed/ollama.json", json.dumps(TIMINGS))
+    boxes.sh("edge", "mkdir -p /var/lib/prometheus/node-exporter")
     made = Project(boxes, folder, ("gpu1", "edge"))
     made.write(INVENTORY, context=8192)
     made.ogen("provision")
@@ -121,6 +122,12 @@ def submit(project: Project, prompt: str, key: str = "alice") -> str:
         time.sleep(0.2)
 
 
+def submitted(project: Project, prompt: str) -> tuple[int, dict[str, Any]]:
+    """Once."""
+    status, answer = ask(project, "/queue/api/generate", {"model": "chat", "prompt": prompt})
+    return status, dict(answer)
+
+
 def ended(project: Project, job: str, key: str = "alice", seconds: float = 120) -> dict[str, Any]:
     end = time.monotonic() + seconds
     while True:
@@ -145,6 +152,13 @@ def test_a_job_goes_through_the_balancer_and_back(project: Project) -> None:
         ]
     assert kinds[-1] == "end"
     assert "token" in kinds
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}
+    openai = ended(project, ask(project, "/queue/v1/chat/completions", body)[1]["id"])["result"]
+    assert openai["object"] == "chat.completion"
+    assert openai["usage"]["completion_tokens"] == TIMINGS["tokens"]
+    (choice,) = openai["choices"]
+    assert (choice["message"]["role"], choice["finish_reason"]) == ("assistant", "stop")
+    assert "hello" in choice["message"]["content"]
 
 
 def test_nothing_tells_the_secret_and_nobody_else_gets_in(project: Project) -> None:
@@ -185,6 +199,63 @@ def test_an_operator_sees_the_queue(project: Project) -> None:
     assert "You said: hello" in queue(project, "submit", "chat", "hello", "--wait")
     workers = json.loads(queue(project, "status", "--format", "json"))["pools"]["chat"]["workers"]
     assert sorted(workers) == ["gpu1/gpu0", "gpu1/gpu1"]
+    (line,) = [one for one in project.ogen("status").stdout.splitlines() if "queue jobs" in one]
+    assert "0 waiting, 0 running  0 dead  2 of 2 workers  Redis" in line
+    logged = json.loads(project.ogen("logs", "/jobs", "--format", "json").stdout)["lines"]
+    parts = {one["from"].removeprefix("edge/queue-").removeprefix("gpu1/queue-") for one in logged}
+    assert parts == {"redis-jobs", "front-jobs", "worker-jobs-gpu0", "worker-jobs-gpu1"}
+    figures = project.lab.sh("edge", "cat /var/lib/prometheus/node-exporter/ogen.prom").splitlines()
+    assert 'ogen_queue_workers{model="chat",queue="jobs"} 2' in figures
+
+
+def redis(project: Project, *words: str) -> str:
+    """What Redis says to the front's user."""
+    folder = "/etc/ogen/current/queues/jobs"
+    login = (
+        f"REDISCLI_AUTH=$(cat {folder}/front.secret) redis-cli --user front --tls --cacert /etc/ssl/redis.pem"
+    )
+    command = " ".join(f"'{word}'" for word in words)
+    return project.lab.sh("edge", f"{login} -h {project.lab.address('edge')} {command}")
+
+
+def test_doctor_finds_what_is_wrong_with_a_queue(project: Project) -> None:
+    """No kind needs its time to pass: Redis is told that it has."""
+
+    def finds() -> set[str]:
+        said = project.ogen("doctor", "--limit", "edge", "--format", "json", code=None).stdout
+        found = json.loads(said)["findings"]
+        return {one["kind"] for one in found if one["about"].startswith("queue ")}
+
+    boxes, pool = project.lab, "ogen:{jobs/chat}:"
+    wrong = {"model": "chat", "prompt": "what is this?", "images": ["no image"]}
+    _, answer = ask(project, "/queue/api/generate", wrong)
+    assert ended(project, answer["id"])["state"] == "failed"
+    project.write(
+        INVENTORY.replace("backoff: 1s", "backoff: 1s\n    length: 20").replace(
+            "secret: !file secrets/queue", "secret: !file secrets/queue\n      memory: 8MiB"
+        )
+    )
+    project.ogen("apply", "--limit", "edge")
+    boxes.sh("gpu1", "systemctl stop 'ogen-queue-worker-*'")
+    redis(project, "zadd", pool + "workers", "1", "gpu1/gpu0", "1", "gpu1/gpu1")
+    jobs, (status, answer) = [], submitted(project, "x" * (1 << 19))
+    while status == 202:
+        jobs.append(str(answer["id"]))
+        status, answer = submitted(project, "x" * (1 << 19))
+    assert (status, answer["error"]) == (429, "the queue's memory is full")
+    redis(project, "hset", f"{pool}job:{jobs[0]}", "submitted", f"{(time.time() - 601) * 1000:.0f}")
+    assert finds() == {"queue-dead", "queue-no-worker", "queue-slow", "queue-memory"}
+    while len(jobs) < 20:
+        jobs.append(str(submitted(project, "short")[1]["id"]))
+    assert finds() == {"queue-dead", "queue-no-worker", "queue-near-full", "queue-memory"}
+    assert submitted(project, "too many") == (429, {"error": "the queue is full: 20 jobs wait"})
+    boxes.sh("edge", "systemctl stop ogen-queue-redis-jobs")
+    assert finds() == {"queue-down"}
+    boxes.sh("edge", "systemctl start ogen-queue-redis-jobs")
+    boxes.sh("gpu1", "systemctl start 'ogen-queue-worker-jobs-gpu0' 'ogen-queue-worker-jobs-gpu1'")
+    assert Counter(ended(project, job)["state"] for job in jobs) == {"done": 20}
+    assert queue(project, "discard", "--all") == "1 job thrown away\n"
+    assert finds() == set()
 
 
 @pytest.mark.soak

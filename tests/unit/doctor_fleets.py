@@ -23,7 +23,7 @@ from ogen.observe.evidence import HostSeen
 from ogen.observe.hearing import host_seen
 from ogen.observe.looking import members
 from ogen.plan import plan
-from ogen.plan.model import Entry, HostPlan, Instance, Placement, Plan
+from ogen.plan.model import Entry, HostPlan, Instance, Placement, Plan, Work
 from ogen.plan.picture import use_of
 from ogen.push import Comparison
 from ogen.render import render
@@ -86,6 +86,7 @@ def inventory(dice: random.Random, theme: Theme) -> str:
     lines += ["  edge: {address: 192.0.2.200}"] * edge
     lines.append("balancers:")
     lines += [f"  {line}" for line in balancers(dice, "edge" if edge else "box0")]
+    lines += ["queues:", "  jobs: {redis: {url: !env URL}, balancers: [api], length: 100}"] * (len(lines) % 2)
     return "\n".join(lines) + "\n"
 
 
@@ -135,6 +136,7 @@ def looks(planned: Plan, seed: int, folder: Path, hurt: Hurt | None = None) -> d
         name, manifest = one.host.name, json.loads(json.dumps(manifests[one.host.name]))
         said = look(one, manifest, dice, ages)
         said["reached"] = [[*spot, ""] for spot in members(planned, name)]
+        said["queues"] = {w.queue.name: jobs(w, dice) for w in one.works if name in w.fronts}
         said["edges"] = {e.balancer.name: access(e, name, dice, folder) for e in one.entries}
         if hurt and one is [h for h in planned.hosts if h.instances][-1]:
             hurt(said, one.instances[-1])
@@ -142,6 +144,21 @@ def looks(planned: Plan, seed: int, folder: Path, hurt: Hurt | None = None) -> d
         offset = dice.uniform(-5, 5)
         seen[name] = host_seen(name, json.loads(json.dumps(said)), compared, offset, 0.2)
     return seen
+
+
+def jobs(work: Work, dice: random.Random) -> Said:
+    """A queue that is busy, and still well."""
+    pools = {}
+    for pool in work.pools:
+        heard = {f"{m.host}/{m.instance}": dice.uniform(0, 5) for m in pool.members}
+        waiting = dice.choice([0, 0, 3, 60])
+        pools[pool.name] = {"waiting": waiting, "delayed": dice.choice([0, 2]), "running": 1, "dead": 0}
+        pools[pool.name] |= {"length": work.queue.length, "oldest_s": 500.0 * (waiting > 0), "closed": False}
+        pools[pool.name] |= {"workers": {**heard, "box9/gone": 4000.0}, "counts": {}}
+    memory = dice.choice(
+        [{"used_bytes": 200 * MIB, "most_bytes": 256 * MIB}, {"used_bytes": 9 * MIB, "most_bytes": 0}]
+    )
+    return {"pools": pools, "memory": memory}
 
 
 def look(one: HostPlan, manifest: Said, dice: random.Random, ages: dict[str, float]) -> Said:

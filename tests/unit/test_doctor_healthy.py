@@ -26,6 +26,8 @@ SORTS = {
     "UUIDs": lambda p: any(g.uuid for h in p.hosts for g in h.host.gpus),
     "room for others": lambda p: any(g.reserve for h in p.hosts for g in h.host.gpus),
     "a card out": lambda p: any(g.state == "out" for h in p.hosts for g in h.host.gpus),
+    "queues": lambda p: bool(p.works),
+    "no queue": lambda p: not p.works,
     "without a card": lambda p: any(not i.gpus for h in p.hosts for i in h.instances),
     "over several cards": lambda p: any(len(i.gpus) > 1 for h in p.hosts for i in h.instances),
     "two on a card": lambda p: any(len(i.placements) > 1 for h in p.hosts for i in h.instances),
