@@ -659,6 +659,18 @@ def stream(box: Box, **body: Any) -> socket.socket:
     return link
 
 
+def test_generations_are_written_down_where_a_test_asks_for_it(box: Box) -> None:
+    box.post("/api/create", model="m", **{"from": "llama3:8b"})
+    box.post("/api/generate", model="m", prompt="unseen")
+    (box.etc / "record").touch()
+    box.post("/api/generate", model="m", prompt="seen")
+    lines = [json.loads(line) for line in (box.folder / "generations").read_text().splitlines()]
+    assert [(line["what"], line["prompt"], line["port"]) for line in lines] == [
+        ("began", "seen", box.port),
+        ("ended", "seen", box.port),
+    ]
+
+
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_client_that_hangs_up_frees_its_slot(box: Box, streaming: bool) -> None:
     box.post("/api/generate", model="llama3:8b")
