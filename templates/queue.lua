@@ -5,7 +5,8 @@
 -- when), P running (until when its lease holds), P dead (since when); P deadlines, P bell (rung for workers).
 -- A running job has a fence, a number that each start of it raises: who holds an older one can change nothing
 -- any more, so a job comes to an end once, however many workers believe to have it.
--- Only `submit` is refused when Redis is full: what was accepted goes on to its end.
+-- When Redis is full, `submit` and `take` are refused: what was begun goes on to its end, and what waits is begun
+-- when there is room for its answer. Bodies leave an eighth of the memory free, so that room there will be.
 
 ---- common
 local P = KEYS[1]
@@ -59,7 +60,7 @@ local function final(id, state, name, text)
     redis.call('HINCRBY', job(id), 'finals', 1)
     count(state)
     say(id, 'end', state)
-    redis.call('EXPIRE', P .. 'out:' .. id, 60)
+    redis.call('EXPIRE', P .. 'out:' .. id, math.min(60, number(id, 'expiry')))
     if state ~= 'failed' then
         redis.call('HDEL', job(id), 'body')
         redis.call('EXPIRE', job(id), number(id, 'expiry'))
@@ -103,6 +104,10 @@ end
 if redis.call('EXISTS', P .. 'closed') == 1 then return {'closed', ''} end
 local waiting = redis.call('ZCARD', P .. 'waiting') + redis.call('ZCARD', P .. 'delayed')
 if waiting >= tonumber(ARGV[8]) then return {'full', waiting} end
+local memory = redis.call('INFO', 'memory')
+local most = tonumber(string.match(memory, 'maxmemory:(%d+)') or '0')
+local used = tonumber(string.match(memory, 'used_memory:(%d+)') or '0')
+if most > 0 and used + #ARGV[7] > most * 7 / 8 then return {'memory', ''} end
 -- each client's jobs have turns one after another; one that had none waiting comes in at the turn in force
 local who = rank .. ':' .. client
 local turn = math.max(tonumber(redis.call('HGET', P .. 'turns', who) or '0'),

@@ -85,6 +85,8 @@ class Store:
                 raise
             raise Wrong(429, "the queue's memory is full", Retry_After=self.wait(model)) from None
         how = how.decode()
+        if how == "memory":
+            raise Wrong(429, "the queue's memory is full", Retry_After=self.wait(model))
         if how == "full":
             raise Wrong(429, "the queue is full: %d jobs wait" % int(state), Retry_After=self.wait(model))
         if how == "closed":

@@ -8,9 +8,10 @@ from urllib.parse import quote
 HERE = Path(__file__).resolve().parent
 RANKS = {"high": 0, "normal": 1, "low": 2}
 FINAL = ("done", "failed", "expired", "cancelled")
-#: answered even where Redis has no memory left: else what was accepted would not come to its end
+#: answered even where Redis has no memory left: else what was begun would not come to its end
 _ALLOWED = "#!lua flags=allow-oom\n"
 _REFUSED = "#!lua\n"
+_NEEDS_MEMORY = ("submit", "take")  # take: a job that waits takes less than one with an answer
 
 
 def scripts():
@@ -21,7 +22,8 @@ def scripts():
         found[name.strip()] = text
     common = found.pop("common")
     return {
-        name: (_REFUSED if name == "submit" else _ALLOWED) + common + text for name, text in found.items()
+        name: (_REFUSED if name in _NEEDS_MEMORY else _ALLOWED) + common + text
+        for name, text in found.items()
     }
 
 

@@ -13,7 +13,7 @@ try:
     import queue_openai
     import redis.asyncio
     from queue_store import address, config, prefix, scripts
-    from redis.exceptions import RedisError
+    from redis.exceptions import RedisError, ResponseError
     from saq import Job, Queue, Status, Worker
 except ImportError as error:
     sys.exit("%s: `ogen provision` brings what the queue runs on" % error)
@@ -51,6 +51,8 @@ class Pool(Queue):
     async def call(self, name, *args):
         try:
             answer = await self.scripts[name](keys=[self.prefix], args=args)
+        except ResponseError:  # it answers, if only that it is full
+            raise
         except RedisError:
             self.reached = None
             raise
@@ -75,7 +77,8 @@ class Pool(Queue):
             if found is None and not self.stopping:
                 found = await self.call("take", self.worker, int(self.lease * 1000))
         except RedisError as error:
-            LOG.warning("Redis: %s", error)
+            full = "OOM" in str(error)
+            LOG.warning("Redis: %s", "full: jobs wait until results expire" if full else error)
             await asyncio.sleep(0.5)
             return None
         return self._job(found) if found else None
