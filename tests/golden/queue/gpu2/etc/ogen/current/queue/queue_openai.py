@@ -1,0 +1,1 @@
+templates/queue_openai.py
