@@ -55,12 +55,14 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "drain": Entry("Keep new requests away from instances, and wait until they have ended what they do."),
         "undrain": Entry("Let requests come to drained instances again.", "drain", "undrain"),
         "restart": Entry("Restart instances, each drained before and proven after."),
-        "queue": Entry("Submit jobs to a queue, see what waits, run dead letters again, let it run empty."),
+        "queue": Entry(
+            "Submit jobs to a queue, see what waits, run dead letters again or throw them away, let it run empty."
+        ),
         "retire": Entry("Take all that is ogen's from a host."),
     },
     "Watch": {
         "status": Entry("Show what runs where: releases, instances, models, VRAM, balancers."),
-        "logs": Entry("Show the journals of instances and balancers, merged by time."),
+        "logs": Entry("Show the journals of instances, balancers and queues, merged by time."),
         "report": Entry("Write one page of what cards and balancers did: VRAM, utilisation, latencies."),
         "bench": Entry("Measure a fleet under load: throughput, tokens, latencies, shares, cards."),
         "doctor": Entry("Say what is wrong on the hosts, what shows it, and what mends it."),
