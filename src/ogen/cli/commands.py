@@ -56,7 +56,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "undrain": Entry("Let requests come to drained instances again.", "drain", "undrain"),
         "restart": Entry("Restart instances, each drained before and proven after."),
         "queue": Entry(
-            "Submit jobs to a queue, see what waits, run dead letters again or throw them away, let it run empty."
+            "Submit jobs to a queue, see what waits, retry or discard dead letters, let it run empty."
         ),
         "retire": Entry("Take all that is ogen's from a host."),
     },

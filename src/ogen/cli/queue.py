@@ -25,7 +25,7 @@ ENDED = ("done", "failed", "expired", "cancelled")
 
 @click.group()
 def command() -> None:
-    """Submit jobs to a queue, see what waits, run dead letters again or throw them away, let it run empty."""
+    """Submit jobs to a queue, see what waits, retry or discard dead letters, let it run empty."""
 
 
 def _queue(command: F) -> F:
