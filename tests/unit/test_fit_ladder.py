@@ -41,6 +41,13 @@ def test_concessions_come_in_their_order():
     assert [len(names) for names in seen] == sorted(len(names) for names in seen)
 
 
+def test_a_candidate_that_is_trained_for_more_gets_what_was_asked():
+    pair = [(t, find_model(t)) for t in ("llama2:13b", "llama3.1:8b")]
+    assert choose(pair, Wishes(context=4608), [card(24)]).settings.context == 4096, "its training"
+    choice = choose(pair, Wishes(context=4608), [card(6.5)])
+    assert (choice.candidate, choice.settings.context) == (1, 4608)
+
+
 def test_the_order_can_be_another():
     choice = on("llama3.1:8b", 6.5, context_at_least=2048, order=("context",))
     assert [c.what for c in choice.concessions] == ["context"]

@@ -147,9 +147,11 @@ def _levels(
     """The lower levels of one concession, from `rung` on."""
     settings = rung.settings
     if what == "quantisation":
+        # what was cut to the training of one candidate is no concession: the next one may be trained for more
+        whole = settings.context == _trained(candidates[rung.candidate][1], wishes.context)
+        context = wishes.context if whole else settings.context
         for index in range(rung.candidate + 1, len(candidates)):
-            trained = _trained(candidates[index][1], settings.context)
-            yield Rung(index, replace(settings, context=trained))
+            yield Rung(index, replace(settings, context=_trained(candidates[index][1], context)))
     elif what == "kv_cache":
         for kind in _cache_levels(wishes, settings):
             yield _with(rung, kv_cache=kind, flash_attention=True)
