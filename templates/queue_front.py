@@ -43,7 +43,8 @@ class Store:
     def __init__(self, settings):
         url, more = address(settings["redis"])
         self.settings = settings
-        self.client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=30, **more)
+        # longer than listeners wait for tokens
+        self.client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=10, **more)
         self.scripts = {name: self.client.register_script(text) for name, text in scripts().items()}
 
     def call(self, model, name, *args):

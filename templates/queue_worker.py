@@ -318,7 +318,8 @@ def _stop(workers):
 async def main(path):
     settings = config(path)
     url, more = address(settings["redis"])
-    client = redis.asyncio.from_url(url, socket_connect_timeout=5, socket_timeout=30, **more)
+    # nothing is waited for longer than a second: after that Redis' host may be gone without a word
+    client = redis.asyncio.from_url(url, socket_connect_timeout=5, socket_timeout=5, **more)
     pools = [Pool(client, settings, pool["model"]) for pool in settings["pools"]]
     workers = []
     for pool, slots in zip(pools, settings["pools"], strict=True):

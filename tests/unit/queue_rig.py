@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,6 +41,35 @@ def until(what: Callable[[], Any], seconds: float = 30, every: float = 0.05) -> 
     return found
 
 
+class Wire:
+    """A way to a port of this machine that can go dead: what is open then stays open, and carries nothing."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self.number = port, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self.listener.getsockname()[1])
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def cut(self) -> None:
+        """Connections that are opened from now on carry again."""
+        self.number += 1
+
+    def _serve(self) -> None:
+        while True:
+            near, _ = self.listener.accept()
+            far = socket.create_connection(("127.0.0.1", self.target))
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(*ends, self.number), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket, number: int) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                if self.number == number:
+                    other.sendall(data)
+            if self.number == number:
+                other.shutdown(socket.SHUT_WR)
+
+
 class OverSocket(http.client.HTTPConnection):
     def __init__(self, path: str, timeout: float = 30) -> None:
         super().__init__("queue", timeout=timeout)
@@ -61,6 +91,7 @@ class Rig:
         self.ports: dict[str, int] = {}
         self.maxmemory = "64mb"
         self.redis_port = free_port()
+        self.worker_port: int | None = None  # where workers find Redis, if that is another one
         self.socket = str(folder / "front.sock")
         self.log = folder / "instances.log"
         self.log.touch()
@@ -106,7 +137,8 @@ class Rig:
         )  # fmt: skip
 
     def reached(self, role: str) -> dict[str, object]:
-        return {"host": "127.0.0.1", "port": self.redis_port, "tls": False, "role": role}
+        port = self.worker_port if role == "worker" else None
+        return {"host": "127.0.0.1", "port": port or self.redis_port, "tls": False, "role": role}
 
     def instance(self, name: str) -> None:
         port = self.ports.setdefault(name, free_port())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from queue_rig import REDIS, Rig, until
+from queue_rig import REDIS, Rig, Wire, until
 from saq.queue.redis import RedisQueue
 
 pytestmark = pytest.mark.skipif(not REDIS.exists(), reason="no redis-server; tests/packages.txt")
@@ -373,6 +373,20 @@ def test_jobs_outlive_a_killed_redis(make: Make) -> None:
     rig.redis()
     assert [rig.ended(key)["state"] for key in (first, second)] == ["done", "done"]
     assert Counter(line["prompt"] for line in rig.seen()) == {"first": 1, "second": 1}
+
+
+def test_idle_workers_find_a_redis_whose_host_went_without_a_farewell(make: Make) -> None:
+    """What they wait for will not come, and nothing closes their connections."""
+    rig = make()
+    rig.redis()
+    rig.front()
+    wire = Wire(rig.redis_port)
+    rig.worker_port = wire.port
+    rig.instance("a")
+    rig.worker("a")
+    assert rig.ended(rig.submit("before"))["state"] == "done"
+    wire.cut()
+    assert rig.ended(rig.submit("after"), seconds=20)["state"] == "done"
 
 
 def test_why_saqs_own_steps_are_not_used(make: Make) -> None:
