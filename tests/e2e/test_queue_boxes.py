@@ -285,3 +285,26 @@ def test_an_apply_under_load_loses_nothing_and_begins_nothing_twice(project: Pro
     ends = [ended(project, job) for job in jobs]
     assert Counter((end["state"], end["attempts"]) for end in ends) == {("done", 1): count}
     assert len({end["worker"] for end in ends}) == 2
+
+
+def test_a_queue_that_leaves_the_inventory_keeps_its_jobs(project: Project) -> None:
+    """And has them again when a rollback brings it back."""
+    boxes = project.lab
+    boxes.sh("gpu1", "systemctl stop 'ogen-queue-worker-*'")
+    job = submit(project, "left behind")
+    project.write(INVENTORY.partition("queues:")[0])
+    kept = "note: edge: jobs of queue jobs stay on its disk (/var/lib/ogen-queue-redis-jobs)"
+    seen = project.ogen("apply", "--dry-run", code=2).stderr
+    assert kept in seen
+    assert "ogen queue drain --wait" in seen
+    assert kept in project.ogen("apply").stderr
+    for box in ("edge", "gpu1"):
+        assert "ogen-queue" not in boxes.sh(
+            box, "systemctl list-units --all --no-legend 'ogen-*'; ls /etc/systemd/system"
+        )
+        assert boxes.sh(box, "ls /etc/ogen/current/queues 2>&1", check=False).count("No such file") == 1
+    assert ask(project, "/queue/api/generate", {"model": "chat", "prompt": "late"})[0] == 404
+    assert project.ogen("doctor", "--limit", "edge").stdout.startswith("nothing found")
+    project.ogen("rollback")
+    project.write(INVENTORY)
+    assert ended(project, job)["state"] == "done"

@@ -218,7 +218,7 @@ def roll_out(
 def _ended(done: Outcome, shape: str, stream: Stream, pruned: prune.Found, *, interrupted: bool) -> Exit:
     """Tells how it ended, once, in the shape asked for."""
     from ..push import WELL
-    from . import outcome
+    from . import leftover, outcome
 
     code = Exit.INTERRUPTED if interrupted else worst([outcome.exit_of(done), prune.exit_of(pruned)])
     document = {**outcome.as_json(done), "pruned": prune.as_json(pruned)}
@@ -228,6 +228,7 @@ def _ended(done: Outcome, shape: str, stream: Stream, pruned: prune.Found, *, in
         console.document(document)
     else:
         outcome.show(done, shape)
+    leftover.after(done.results)
     stream.end(code, document)
     prune.tell(pruned)
     if not pruned:

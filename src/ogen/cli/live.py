@@ -12,7 +12,7 @@ from ..release import derived
 from ..release.change import Change, Diff, HostDiff, Item, Kind, Side, State
 from ..release.diff import Comparer, Sides
 from ..release.plaintext import visible
-from . import console, project
+from . import console, leftover, project
 from .fleet import Fleet, fleet, wish
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ def compare(path: Path, limit: str | None, context: int, parallel: int) -> Diff:
 
 
 def tell_absent(found: Mapping[str, Comparison]) -> None:
-    """What must be done before an apply can be, and what will be loaded."""
+    """What must be done before an apply can be, what will be loaded, and what stays of what goes."""
     for name, comparison in found.items():
         if comparison.unchanged:
             continue
+        leftover.before(name, comparison)
         if comparison.short:
             console.say(f"note: {name} will be refused: {comparison.short}")
         elif comparison.room and comparison.room["sources"]:

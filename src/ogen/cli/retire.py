@@ -39,7 +39,7 @@ def command(
     from ..push import Pools, operate
     from ..push.results import Outcome, Target
     from ..release.model import Release
-    from . import fleet, outcome, plays
+    from . import fleet, leftover, outcome, plays
     from .preview import preview
     from .progress import progress
 
@@ -57,7 +57,9 @@ def command(
         if around:
             around.on_event = watch
         done = operate.retire(host, ready.options, watch, around)
-    return outcome.show(Outcome((done,)), shape, applied="retired")
+    code = outcome.show(Outcome((done,)), shape, applied="retired")
+    leftover.after((done,))
+    return code
 
 
 def _leaver(ready: Fleet, name: str) -> Host:

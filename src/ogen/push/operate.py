@@ -183,6 +183,7 @@ def retire(
         before=seen.current,
         seconds=round(time.monotonic() - begun, 2),
         restarted=tuple(done),
+        comparison=seen,
     )
     return around.told(found) if around else found
 
