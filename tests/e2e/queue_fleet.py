@@ -61,7 +61,6 @@ class Fleet:
         (folder / "secrets").mkdir()
         (folder / "secrets" / "queue").write_text(SECRET + "\n")
         (folder / "secrets" / "keys.yaml").write_text(json.dumps({**KEYS, "carol": "carol-0123456789abcdef"}))
-        wheels(folder / "wheels")
         self.boxes, self.project = boxes, Project(boxes, folder, (*GPUS, "edge"))
         self.address = boxes.address("edge")
         self.keys = {**KEYS, "carol": "carol-0123456789abcdef"}
@@ -73,6 +72,7 @@ class Fleet:
         self.answers(125, 8)
         self.settings: dict[str, object] = {"context": 8192, "length": 100, "memory": "256MiB"}
         self.project.write(INVENTORY, **self.settings)
+        wheels(self.project)
         self.project.ogen("provision")
         self.project.ogen("apply")
 

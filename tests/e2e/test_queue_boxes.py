@@ -6,6 +6,8 @@ What dies under load: test_queue_soak.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import time
 import urllib.error
@@ -13,14 +15,11 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster import OGEN, Project
 from lab import Lab, lab
-
-from ogen.catalog import libraries
 
 pytestmark = [pytest.mark.boxes, pytest.mark.timeout(600)]
 
@@ -59,25 +58,28 @@ def boxes() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def project(boxes: Lab, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    folder = tmp_path_factory.mktemp("queue")
+    folder = tmp_path_factory.mktemp("a queue")  # a space, as people have it
     (folder / "secrets").mkdir()
     (folder / "secrets" / "queue").write_text(SECRET + "\n")
     (folder / "secrets" / "keys.yaml").write_text(json.dumps(KEYS))
-    wheels(folder / "wheels")
     certificate(boxes, "gpu1")
     boxes.write("gpu1", "/etc/testbed/ollama.json", json.dumps(TIMINGS))
     boxes.sh("edge", "mkdir -p /var/lib/prometheus/node-exporter")
     made = Project(boxes, folder, ("gpu1", "edge"))
     made.write(INVENTORY, context=8192)
+    wheels(made)
     made.ogen("provision")
     made.ogen("apply")
     return made
 
 
-def wheels(folder: Path) -> None:
-    """As the message of `ogen provision` says it."""
-    words = ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "-d", str(folder)]
-    subprocess.run(["python3", "-m", "pip", *words, *libraries.wanted().split()], check=True)
+def wheels(project: Project) -> None:
+    """By the command that `ogen provision` names, as it is printed."""
+    said = project.ogen("provision", code=3).stderr
+    assert ".whl: no such file" in said
+    assert re.search(r"--> .*inventory\.yaml:\d+:\d+", said), said
+    (command,) = set(re.findall("python3 -m pip download .*", said))
+    subprocess.run(shlex.split(command), check=True, cwd=project.folder, capture_output=True)
 
 
 def certificate(boxes: Lab, *others: str) -> None:
@@ -308,3 +310,86 @@ def test_a_queue_that_leaves_the_inventory_keeps_its_jobs(project: Project) -> N
     project.ogen("rollback")
     project.write(INVENTORY)
     assert ended(project, job)["state"] == "done"
+
+
+OTHERS = """\
+port 0
+tls-port 6390
+bind {edge}
+tls-cert-file /etc/ssl/redis.pem
+tls-key-file /etc/ssl/private/redis.key
+tls-auth-clients no
+dir /var/lib/others
+appendonly yes
+appendfsync always
+save ""
+maxmemory 64mb
+maxmemory-policy noeviction
+user default off resetpass ~* &* +@all
+user me on >{password} +@read +@write +@connection +eval +evalsha +script|load +time +info ~ogen:*
+"""
+
+
+@pytest.mark.soak
+def test_a_redis_that_ogen_does_not_run(project: Project) -> None:
+    """Over TLS, with the rights that docs/queue.md names and no other: jobs end, also over its restart."""
+    boxes, password = project.lab, "swordfish-0123456789"
+    boxes.write("edge", "/etc/others.conf", OTHERS.format(edge=boxes.address("edge"), password=password))
+    start = "mkdir -p /var/lib/others; systemd-run -q --unit others redis-server /etc/others.conf"
+    boxes.sh("edge", start)
+    url = f"rediss://me:{password}@{boxes.address('edge')}:6390/0"
+    (project.folder / "secrets" / "url").write_text(url + "\n")
+    head, _, rest = INVENTORY.partition("      host: edge\n")
+    tail = rest[rest.index("    balancers: [api]\n") :]
+    project.write(f"{head}      url: !file secrets/url\n      tls: {{{{ca: /etc/ssl/redis.pem}}}}\n{tail}")
+    project.ogen("apply")
+    assert "ogen-queue-redis" not in boxes.sh("edge", "systemctl list-units --no-legend 'ogen-*'")
+    assert "You said: hello" in queue(project, "submit", "chat", "hello", "--wait")
+    boxes.sh("gpu1", "systemctl stop 'ogen-queue-worker-*'")
+    job = submit(project, "over a restart")
+    boxes.sh("edge", f"systemctl stop others; systemctl reset-failed others 2>/dev/null; {start}")
+    boxes.sh("gpu1", "systemctl start ogen-queue-worker-jobs-gpu0 ogen-queue-worker-jobs-gpu1")
+    assert ended(project, job)["state"] == "done"
+    assert json.loads(queue(project, "status", "--format", "json"))["memory"]["most_bytes"] == 64 << 20
+    for box in ("edge", "gpu1"):
+        logged = boxes.sh(
+            box, "journalctl -o cat -u 'ogen-queue-*' | grep -c -e NOPERM -e 'no permission'", check=False
+        )
+        assert logged.strip() == "0"
+    for shown in (project.ogen("diff", code=None), project.ogen("logs", "/jobs"), project.ogen("plan")):
+        assert password not in shown.stdout + shown.stderr
+    project.write(INVENTORY)
+    project.ogen("apply")
+    boxes.sh("edge", "systemctl stop others")
+
+
+@pytest.mark.soak
+def test_a_host_with_a_worker_retires_under_load(project: Project) -> None:
+    """Its worker ends what it has begun; what waits is the others' work."""
+    boxes = project.lab
+    boxes.up("gpu2", gpus="24576", ollama=True)
+    boxes.write("gpu2", "/etc/ssl/redis.pem", boxes.sh("edge", "cat /etc/ssl/redis.pem"))
+    boxes.write("gpu2", "/etc/testbed/ollama.json", json.dumps(TIMINGS))
+    address = boxes.address("gpu2")
+    more = "  gpu2: {{address: %s, gpus: [{{model: RTX 3090}}]%s}}\n  edge:"
+    project.write(INVENTORY.replace("  edge:", more % (address, "")))
+    project.ogen("provision", "--limit", "gpu2")
+    project.ogen("apply")
+    with ThreadPoolExecutor(8) as pool:
+        jobs = list(pool.map(lambda n: submit(project, f"retire {n}"), range(60)))
+    project.write(INVENTORY.replace("  edge:", more % (address, ", state: out")))
+    project.ogen("apply")
+    assert "retired" in project.ogen("retire", "gpu2", "--yes").stdout
+    ends = [ended(project, job) for job in jobs]
+    assert Counter((end["state"], end["attempts"]) for end in ends) == {("done", 1): 60}
+    assert "gpu2/gpu0" in {end["worker"] for end in ends}, "it had its part of them"
+    left = boxes.sh(
+        "gpu2",
+        "ls -d /opt/ogen/queue /etc/ogen 2>&1; systemctl list-units --all --no-legend 'ogen-queue*'",
+        check=False,
+    )
+    assert left.count("No such file") == 2, left
+    assert "ogen-queue" not in left
+    project.write(INVENTORY)
+    project.ogen("apply")
+    boxes.tool("down", "gpu2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable
@@ -213,6 +214,8 @@ def test_redis_reads_its_own_configuration(tmp_path: Path, need: Callable[[str],
 
 # ---------------------------------------------------------------------------------------- libraries
 def test_a_missing_or_another_wheel_is_told(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "two words"
+    tmp_path.mkdir()
     releases(tmp_path, known=False)
     inventory = load(tmp_path / "inventory.yaml")
     host = inventory.host("gpu1")
@@ -221,6 +224,9 @@ def test_a_missing_or_another_wheel_is_told(tmp_path: Path) -> None:
         sending.prepare(inventory, host)
     assert "pip download" in str(caught.value.hint)
     assert "saq==0.26.4" in str(caught.value.hint)
+    assert str(tmp_path / "wheels") in shlex.split(str(caught.value.hint)), (
+        "a shell takes it as it is printed"
+    )
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / next(iter(sorted(libraries.WHEELS)))).write_bytes(b"something else")
     with pytest.raises(UsageError, match="its sha256 is"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shlex
 import tarfile
 import threading
 import zipfile
@@ -67,7 +68,8 @@ def _read(wheel: Path, queue: Queue) -> dict[str, bytes]:
     try:
         data = wheel.read_bytes()
     except OSError as error:
-        hint = f"python3 -m pip download --no-deps --only-binary :all: -d {wheel.parent} {libraries.wanted()}"
+        folder = shlex.quote(str(wheel.parent))
+        hint = f"python3 -m pip download --no-deps --only-binary :all: -d {folder} {libraries.wanted()}"
         reason = (error.strerror or "can't be read").lower()
         raise UsageError(f"{wheel}: {reason}", where=queue.where, hint=hint) from None
     found = hashlib.sha256(data).hexdigest()
