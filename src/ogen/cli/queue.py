@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import UsageError
+from ..errors import OgenError, UsageError
 from . import console, options
 from .exits import Exit
+from .spans import Span
 
 if TYPE_CHECKING:
+    from ..inventory.model import Inventory
     from ..plan.model import Plan, Work
     from ..push import Options
 
@@ -28,26 +31,70 @@ def command() -> None:
     """Submit jobs to a queue, see what waits, retry or discard dead letters, let it run empty."""
 
 
+# ------------------------------------------------------------------------------- for a shell's Tab key
+def _inventory(ctx: click.Context) -> Inventory | None:
+    """What a shell completes from; None where it can't be read."""
+    from ..inventory import load
+
+    # an option that has no value yet keeps click from telling arguments apart
+    given = ctx.params.get("path") or next(iter(ctx.args), None)
+    try:
+        return load(Path(given)) if given else None
+    except (OgenError, OSError):
+        return None
+
+
+def _queues(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
+    inventory = _inventory(ctx)
+    return [q.name for q in inventory.queues if q.name.startswith(begun)] if inventory else []
+
+
+def _models(ctx: click.Context, *, aliases: bool) -> list[str]:
+    inventory = _inventory(ctx)
+    if inventory is None:
+        return []
+    wanted = {name for queue in inventory.queues for name in queue.models}
+    every = any(not queue.models for queue in inventory.queues)
+    mine = [model for model in inventory.models if every or model.name in wanted]
+    return [name for model in mine for name in (model.name, *(model.aliases if aliases else ()))]
+
+
+def _pools(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
+    return [name for name in _models(ctx, aliases=False) if name.startswith(begun)]
+
+
+def _names(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
+    return [name for name in _models(ctx, aliases=True) if name.startswith(begun)]
+
+
+# ------------------------------------------------------------------------------------------ options
 def _queue(command: F) -> F:
-    return click.option("--queue", "name", metavar="NAME", help="Which queue, where there are several.")(
-        command
-    )
+    return click.option(
+        "--queue",
+        "name",
+        metavar="NAME",
+        help="Which queue, where there are several.",
+        shell_complete=_queues,
+    )(command)
 
 
 def _model(command: F) -> F:
-    return click.option("--model", metavar="MODEL", help="Of this model only; default: of all.")(command)
+    return click.option(
+        "--model", metavar="MODEL", help="Of this model only; default: of all.", shell_complete=_pools
+    )(command)
 
 
 class _Asked:
     """A queue that is asked by one command."""
 
-    def __init__(self, path: Path, name: str | None, what: str) -> None:
+    def __init__(self, path: Path, name: str | None, what: str, model: str | None = None) -> None:
         from ..push import queues
         from . import fleet
 
         ready = fleet.fleet(path, what=f"queue {what}")
         self.plan: Plan = fleet.planned(ready)
         self.work: Work = queues.work_of(self.plan, name)
+        queues.model_of(self.work, model)
         self.options: Options = ready.options
 
     def __call__(
@@ -86,15 +133,17 @@ def status(path: Path, name: str | None, shape: str) -> Exit:
 
 @command.command()
 @options.inventory
-@click.argument("model")
+@click.argument("model", shell_complete=_names)
 @click.argument("prompt")
 @_queue
 @click.option("--priority", type=click.Choice(["high", "normal", "low"]), default="normal", show_default=True)
-@click.option("--deadline", metavar="TIME", help="After which the job is not begun any more: 90s, 10m, 2h.")
+@click.option(
+    "--deadline", metavar="TIME", type=Span(), help="After which the job is not begun any more: 90s, 10m, 2h."
+)
 @click.option("--key", metavar="TEXT", help="Idempotency key: with the same one the job is made once.")
 @click.option("--wait", is_flag=True, help="Until the job has ended; its answer goes to stdout.")
 def submit(
-    path: Path, model: str, prompt: str, name: str | None, priority: str, deadline: str | None,
+    path: Path, model: str, prompt: str, name: str | None, priority: str, deadline: float | None,
     key: str | None, wait: bool,
 ) -> Exit:  # fmt: skip
     """Submit one prompt as a job, and print its id.
@@ -102,9 +151,9 @@ def submit(
     Clients use POST /queue/api/generate of a balancer instead (docs/queue.md). Exit code 3 with --wait
     where the job fails.
     """
-    asked = _Asked(path, name, "submit")
+    asked = _Asked(path, name, "submit", model)
     headers = {"X-Ogen-Priority": priority}
-    headers |= {"X-Ogen-Deadline": deadline} if deadline else {}
+    headers |= {"X-Ogen-Deadline": f"{math.ceil(deadline)}s"} if deadline else {}
     headers |= {"Idempotency-Key": key} if key else {}
     body = {"model": model, "prompt": prompt}
     job = asked("POST", "/queue/api/generate", body, headers)
@@ -135,7 +184,9 @@ def retry(path: Path, ids: tuple[str, ...], name: str | None, model: str | None,
 
     Exit code 3 where one that was named is no dead letter.
     """
-    return _letters(_Asked(path, name, "retry"), ids, model, shape, ("retry", "retried", "waiting again"))
+    return _letters(
+        _Asked(path, name, "retry", model), ids, model, shape, ("retry", "retried", "waiting again")
+    )
 
 
 @command.command()
@@ -155,7 +206,7 @@ def discard(
     """
     if bool(ids) == every:
         raise UsageError("which dead letters?", hint="their ids (`ogen queue status` has them), or --all")
-    asked = _Asked(path, name, "discard")
+    asked = _Asked(path, name, "discard", model)
     return _letters(asked, ids, model, shape, ("discard", "discarded", "thrown away"))
 
 
@@ -183,7 +234,7 @@ def _letters(
 @click.option("--wait", is_flag=True, help="Until nothing waits or runs any more.")
 def drain(path: Path, name: str | None, model: str | None, end: bool, wait: bool) -> Exit:
     """Take no new jobs, and work on those that are there; --end takes jobs again."""
-    asked = _Asked(path, name, "drain")
+    asked = _Asked(path, name, "drain", model)
     pools = asked("POST", "/admin/undrain" if end else "/admin/drain", {"model": model})
     while wait and not end and _left(pools, model):
         time.sleep(POLL)

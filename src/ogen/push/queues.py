@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import HostError, RemoteError, UsageError
+from ..inventory.faults import near_or_list
 from ..plan.model import Plan, Work
 from .contact import contact
 from .results import Options
@@ -20,8 +21,17 @@ def work_of(plan: Plan, name: str | None) -> Work:
         raise UsageError("which queue?", hint=f"--queue with one of {', '.join(known)}")
     found = next((work for work in plan.works if name in (None, work.queue.name)), None)
     if found is None:
-        raise UsageError(f"there is no queue {name!r}", hint=f"there are {', '.join(known)}")
+        raise UsageError(f"there is no queue {name!r}", hint=near_or_list(str(name), known, "queues"))
     return found
+
+
+def model_of(work: Work, name: str | None) -> None:
+    """Raises UsageError where the queue takes no jobs for `name`."""
+    known = [one for pool in work.pools for one in pool.names]
+    if name is not None and name not in known:
+        shown = [one for one in known if not one.endswith(":latest")]
+        hint = near_or_list(name, shown, "models")
+        raise UsageError(f"queue {work.queue.name} has no model {name!r}", hint=hint)
 
 
 def ask(

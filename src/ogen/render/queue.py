@@ -181,7 +181,8 @@ class _Part:
         if redis.url is not None:
             return _url(text.decode(), secret)
         if len(text) < 16:
-            raise RenderError("a queue's secret needs at least 16 characters", where=secret.where)
+            hint = "`openssl rand -hex 32` makes one"
+            raise RenderError("a queue's secret needs at least 16 characters", where=secret.where, hint=hint)
         return hmac.new(text, f"ogen queue {self.queue.name} {role}".encode(), hashlib.sha256).hexdigest()
 
     def _render(self, template: str, values: dict[str, Any]) -> str:
