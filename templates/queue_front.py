@@ -60,9 +60,12 @@ class Store:
 
     def submit(self, client, path, body, headers):
         """(ID, "new" or "known", state); raises Wrong where it is not taken."""
-        model = self.settings["names"].get(str(body.get("model") or ""))
+        asked = body.get("model")
+        if not asked or not isinstance(asked, str):
+            raise Wrong(400, "model is required")
+        model = self.settings["names"].get(asked)
         if model is None:
-            raise Wrong(404, "no queue has the model %r" % body.get("model"))
+            raise Wrong(404, "no queue has the model %r" % asked)
         text = json.dumps(self._clean(path, body, model), sort_keys=True, ensure_ascii=False)
         rank, deadline = _rank(headers), _deadline(headers)
         own = headers.get("Idempotency-Key")

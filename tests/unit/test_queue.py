@@ -133,6 +133,8 @@ def test_nobody_sees_the_jobs_of_others(make: Make) -> None:
     ("path", "body", "headers", "status"),
     [
         ("/queue/api/generate", {"model": "none", "prompt": "x"}, {}, 404),
+        ("/queue/api/generate", {"prompt": "x"}, {}, 400),  # as the balancer itself says it
+        ("/queue/api/generate", {"model": ["chat"]}, {}, 400),
         ("/queue/api/pull", {"model": "chat"}, {}, 404),
         ("/queue/api/generate", ["no", "map"], {}, 400),
         ("/queue/api/generate", {"model": "chat", "options": [1]}, {}, 400),
