@@ -142,14 +142,44 @@ def test_an_inventory_gives_model_key_and_url(project: Path) -> None:
         (("--url", "http://x", "--model", "m", "--sweep", "1,zero"), "no list such as"),
         (("--url", "http://x", "--model", "m", "--sweep", "1,,2"), "no list such as"),
         (("--url", "http://x", "--model", "m", "-o", "/nowhere/at/all.json"), "no such folder"),
+        (("--url", "http://x", "--model", "m", "-o", "."), "it is a folder"),
         (("--url", "http://x", "--model", "m", "--against", "pyproject.toml"), "no saved run"),
         (("--url", "http://x", "--model", "m", "--against", "/nowhere.json"), "no such file"),
+        (("--url", "http://x", "--model", "m", "--against", "/nowhere.json"), "-o FILE` saves one"),
     ],
 )
 def test_what_can_t_be_done_is_said_before_anything_is_sent(args: tuple[str, ...], says: str) -> None:
     done = bench(*args)
     assert done.exit_code == 1
     assert says in done.stderr
+
+
+def test_what_can_t_be_saved_is_said_before_anything_is_sent(tmp_path: Path, monkeypatch: Any) -> None:
+    """A folder that takes no file is known by trying: no permission, a full disk, /proc."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with Backend(Plan([0.001], 1)) as backend:
+        monkeypatch.setattr(Path, "touch", refused)
+        path = tmp_path / "run.json"
+        done = bench("--url", backend.url, "--model", "m", "--requests", "1", "-o", str(path))
+    assert (done.exit_code, backend.rows) == (1, [])
+    assert f"{path} can't be written: read-only file system" in done.stderr
+    assert "name another place by -o" in done.stderr
+
+
+def test_a_run_that_can_t_be_saved_any_more_is_shown(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Backend(Plan([0.001], 1)) as backend:
+        monkeypatch.setattr(Path, "write_text", full)
+        path = tmp_path / "run.json"
+        done = bench("--url", backend.url, "--model", "m", "--requests", "1", "-o", str(path))
+    assert (done.exit_code, list(tmp_path.iterdir())) == (1, [])
+    assert "1 answered, 0 failed" in done.stdout
+    assert f"{path} can't be written: no space left on device" in done.stderr
 
 
 def test_a_saved_run_of_other_concurrencies_is_refused_before_the_load(tmp_path: Path) -> None:

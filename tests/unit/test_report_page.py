@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -142,14 +144,30 @@ def test_hosts_that_do_not_answer_are_on_the_page(tmp_path: Path) -> None:
 
 
 def test_what_can_not_be_made(day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["report", str(day / "inventory.yaml"), "-o", str(tmp_path / "none" / "r.html"), "--from"]
+    words = ["report", str(day / "inventory.yaml"), "-o", str(tmp_path / "r.html"), "--from"]
     assert "holds no file of a monitor" in CliRunner().invoke(ogen, [*words, str(tmp_path)]).stderr
     assert "is no folder" in CliRunner().invoke(ogen, [*words, str(tmp_path / "x")]).stderr
-    assert "can't be written" in CliRunner().invoke(ogen, [*words, str(day / "files")]).stderr
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(UsageError) as caught:
         view_report.plotly()
     assert "ogen-fleet[report]" in str(caught.value.hint)
+
+
+def test_where_the_page_goes(day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["report", str(day / "inventory.yaml"), "--from", str(day / "files"), "-o"]
+    pipe, pages = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: pages.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert CliRunner().invoke(ogen, [*words, str(pipe)]).exit_code == 0
+    reader.join(20)
+    assert pages[0].startswith("<!doctype html>")
+    assert pipe.is_fifo(), "a pipe or a device is not replaced by a file"
+    monkeypatch.setattr(report_read, "from_folder", lambda *_: pytest.fail("it looked before it asked"))
+    for path, says in ((tmp_path / "none" / "r.html", "there is no such folder"), (tmp_path, "folder")):
+        result = CliRunner().invoke(ogen, [*words, str(path)])
+        assert (result.exit_code, says in result.stderr) == (1, True), result.output
+        assert "hint:" in result.stderr
 
 
 # ------------------------------------------------------------------------------------------- the page

@@ -13,6 +13,7 @@ import click
 from ..errors import UsageError
 from . import bench_options, console, options
 from . import bench_work as work
+from . import output as files
 from .bench_place import Place, Wanted, place
 from .exits import Exit, worst
 
@@ -41,16 +42,14 @@ def command(
     if compare:
         return _compare(_saved(compare[0]), _saved(compare[1]), compare, shape)
     before = _saved(against) if against else None
-    if output and not output.absolute().parent.is_dir():
-        raise UsageError(f"--output {output}: there is no such folder")
+    if output:
+        files.check(output)
     names = ("balancer", "url", "model", "key", "hosts", "parallel")
     where = place(Wanted(path, **{name: said[name] for name in names}))
     job = work.job(where, said)
     _same_steps(before, job)
     done = work.measure(where, job)
     document = work.document(where, job, done)
-    if output:
-        output.write_text(console.json_text(document))
     compared = _with(before, document)
     if shape == "json":
         console.document(document | ({"against": _as_json(compared)} if compared else {}))
@@ -58,6 +57,8 @@ def command(
         _show(where, job, done)
         if compared:
             _show_comparison(compared, str(against), "this run")
+    if output:
+        files.write(output, console.json_text(document))
     return _code(done, compared)
 
 
@@ -90,15 +91,19 @@ def _code(done: work.Done, compared: Comparison | None) -> Exit:
 
 
 # --------------------------------------------------------------------------------- two runs compared
+_SAVES = "`ogen bench … -o FILE` saves one"
+
+
 def _saved(path: Path) -> dict[str, Any]:
     from ..observe.bench_compare import steps
 
     try:
         found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
         steps(found if isinstance(found, dict) else {})
+    except OSError as error:
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}", hint=_SAVES) from None
     except (ValueError, UsageError):
-        hint = "`ogen bench … -o FILE` saves one"
-        raise UsageError(f"{path} is no saved run", hint=hint) from None
+        raise UsageError(f"{path} is no saved run", hint=_SAVES) from None
     return dict(found)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import click
 
-from ..errors import HostError, UsageError
+from ..errors import HostError
 from . import console, options
+from . import output as files
 from .exits import Exit, worst
 from .spans import Span
 
@@ -30,7 +30,7 @@ from .spans import Span
     "--output",
     "output",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     default="report.html",
     show_default=True,
     help="The page; one that is there is replaced.",
@@ -57,6 +57,7 @@ def command(
     from . import failure, fleet
 
     library = view_report.plotly()
+    files.check(output)
     strangers: tuple[str, ...] = ()
     if folder is not None:
         from ..inventory import load
@@ -74,20 +75,9 @@ def command(
         span = report_span.span(time.time(), since, hosts)
         answers = report_read.over_ssh(hosts, ready.options, span)
     found = report_series.document(planned, answers, span, report_span.local(span.end), strangers)
-    _write(output, view_report.html(found, library))
+    files.write(output, view_report.html(found, library))
     errors = [answer for answer in answers.values() if isinstance(answer, HostError)]
     for error in errors:
         console.tell(failure.as_text(error))
     console.say(f"{found['head']}\n{output}: {output.stat().st_size / 1e6:.1f} MB")
     return worst(error.exit_code for error in errors)
-
-
-def _write(output: Path, page: str) -> None:
-    """The whole new page or the one that was there."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        temporary.replace(output)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UsageError(f"{output} can't be written: {error.strerror}", hint="-o says where to") from error
