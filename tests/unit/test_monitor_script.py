@@ -505,10 +505,11 @@ def rotation(folder: Path, keep: int) -> Path:
 
 
 def logrotate(folder: Path, conf: Path, *, another_day: bool) -> None:
-    """One run of the timer; of another day, for what logrotate knows."""
+    """One run of the timer; of another day: for all that logrotate knows, the last rotation was yesterday."""
     state = folder / "state"
     if another_day and state.exists():
-        state.write_text(re.sub(r"\d{4}-\d+-\d+-\S+", "2020-1-1-0:0:0", state.read_text()))
+        yesterday = time.strftime("%Y-%m-%d-%H:%M:%S", time.localtime(time.time() - DAY - 3600))
+        state.write_text(re.sub(r"\d{4}-\d+-\d+-\S+", yesterday, state.read_text()))
     done = subprocess.run(
         ["/usr/sbin/logrotate", "-s", state, conf], capture_output=True, text=True, check=False
     )
