@@ -177,6 +177,18 @@ def test_an_apply_that_was_refused_leaves_the_version_that_waits_for_it(tmp_path
     assert versions(tmp_path) == ["1", "2"]
 
 
+def test_what_provision_has_put_there_goes_with_ogen(tmp_path: Path) -> None:
+    one = host(tmp_path)
+    for folder in ("ollama/1/bin", "queue/0123456789abcdef/saq"):
+        (tmp_path / "opt/ogen" / folder).mkdir(parents=True)
+    apply_to(one, of_version("1"))
+    assert "in force" in str(ask(one, "remove"))
+    assert (tmp_path / "opt/ogen/queue").exists()
+    apply_to(one, Release("gpu1", ()))
+    assert ask(one, "remove")["reply"] == "ok"
+    assert not (tmp_path / "opt/ogen").exists()
+
+
 def test_agents_of_other_versions_are_collected(tmp_path: Path) -> None:
     """But the one that the recovery at boot would start."""
     one = host(tmp_path)._replace(agent="own")

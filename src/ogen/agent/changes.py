@@ -204,6 +204,7 @@ def remove(session: Session, message: Message, data: bytes) -> None:
         owner.disarm(host)
         said = stock.give_back(host) if host.live else []
         host.disk.remove_tree(store.PROGRAMS)
+        host.disk.remove_tree(store.LIBRARIES)
         host.disk.remove_empty(above(store.PROGRAMS))
         host.disk.remove_tree(store.HOME)
         host.disk.remove_tree("/run/ogen")

@@ -19,6 +19,7 @@ PREVIOUS = HOME + "/previous"
 UNITS = "/etc/systemd/system"
 AGENTS = HOME + "/agent"
 RECOVER = UNITS + "/ogen-recover.service"  # the recovery at boot; names its agent
+LIBRARIES = "/opt/ogen/queue"  # what workers of queues run on, put there by `ogen provision`
 PROGRAMS = "/opt/ogen/ollama"  # versions of Ollama that `ogen provision` has put side by side
 MAX_TEXT = 256 * 1024  # bytes of a file whose text is kept, or sent back, for a diff
 

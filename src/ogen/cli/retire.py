@@ -32,8 +32,8 @@ def command(
     """Take all that is ogen's from a host.
 
     The host must be `state: out`, and the balancers must have been applied since, so that nobody sends
-    to it. Its instances end what they do, then units, links, /etc/ogen and the versions of Ollama below
-    /opt/ogen go. Models, logs, users and packages stay. The stock ollama.service is enabled and started
+    to it. Its instances end what they do, then units, links, /etc/ogen and what `ogen provision` put
+    below /opt/ogen go. Models, logs, users and packages stay. The stock ollama.service is enabled and started
     again if it was so when ogen first held it off. Runs playbooks/retire.yaml, as `ogen apply` runs its own.
     """
     from ..push import Pools, operate
