@@ -296,9 +296,6 @@ def test_a_queue_that_leaves_the_inventory_keeps_its_jobs(project: Project) -> N
     job = submit(project, "left behind")
     project.write(INVENTORY.partition("queues:")[0])
     kept = "note: edge: jobs of queue jobs stay on its disk (/var/lib/ogen-queue-redis-jobs)"
-    seen = project.ogen("apply", "--dry-run", code=2).stderr
-    assert kept in seen
-    assert "ogen queue drain --wait" in seen
     assert kept in project.ogen("apply").stderr
     for box in ("edge", "gpu1"):
         assert "ogen-queue" not in boxes.sh(
@@ -306,7 +303,6 @@ def test_a_queue_that_leaves_the_inventory_keeps_its_jobs(project: Project) -> N
         )
         assert boxes.sh(box, "ls /etc/ogen/current/queues 2>&1", check=False).count("No such file") == 1
     assert ask(project, "/queue/api/generate", {"model": "chat", "prompt": "late"})[0] == 404
-    assert project.ogen("doctor", "--limit", "edge").stdout.startswith("nothing found")
     project.ogen("rollback")
     project.write(INVENTORY)
     assert ended(project, job)["state"] == "done"
