@@ -209,7 +209,7 @@ def test_an_answer_that_breaks_off_is_no_answer(make: Make) -> None:
 def test_a_deadline_ends_a_job_that_waits_and_one_that_runs(make: Make) -> None:
     rig = make(seconds=5.0)
     rig.all("a")
-    runs = rig.submit("long", X_Ogen_Deadline="2s")
+    runs = rig.submit("long", X_Ogen_Deadline="4s")
     until(lambda: rig.pool["running"] == 1)
     waits = rig.submit("behind it", X_Ogen_Deadline="1s")
     assert rig.ended(waits)["state"] == "expired"
