@@ -54,3 +54,19 @@ def test_notices_are_no_objection(tmp_path: Path, said: str) -> None:
 )
 def test_everything_else_is_one(tmp_path: Path, said: str, code: int) -> None:
     assert "nginx does not take" in objection(tmp_path, said, code)
+
+
+def test_a_file_of_the_hosts_own_that_a_unit_needs_is_missed_before_anything_changes(tmp_path: Path) -> None:
+    stored, tree = "root/etc/systemd/system/a.service", "/etc/ogen/releases/x/tree"
+    unit = tmp_path / tree[1:] / stored
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Unit]\nAssertPathExists=/etc/ssl/a%%b.pem\n[Service]\nExecStart=/bin/true\n")
+    manifest: dict[str, Any] = {
+        "files": [{"path": "/etc/systemd/system/a.service", "stored": stored}],
+        "units": [{"name": "a.service"}, {"name": "b.timer"}],
+    }
+    with pytest.raises(Refused, match=r"a\.service needs /etc/ssl/a%b\.pem, which is not there"):
+        validate.needs(Disk(str(tmp_path)), manifest, tree)
+    (tmp_path / "etc/ssl").mkdir()
+    (tmp_path / "etc/ssl/a%b.pem").touch()
+    validate.needs(Disk(str(tmp_path)), manifest, tree)

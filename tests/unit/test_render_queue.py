@@ -109,6 +109,22 @@ def test_each_part_is_where_it_belongs_and_knows_what_it_must(tmp_path: Path) ->
     assert "IPAddressAllow=192.0.2.10" in unit
 
 
+def test_files_that_are_not_ogens_are_named_where_they_are_missing(tmp_path: Path) -> None:
+    """By the agent, before an apply: systemd's word is "Failed to set up credentials: Protocol error"."""
+    made = releases(tmp_path)
+    asserted = {
+        unit: re.findall(
+            "AssertPathExists=(.*)", text_of(made[host], f"/etc/systemd/system/ogen-queue-{unit}.service")
+        )
+        for host, unit in (("edge", "redis-jobs"), ("edge", "front-jobs"), ("gpu1", "worker-jobs-gpu0"))
+    }
+    assert asserted == {
+        "redis-jobs": ["/etc/ssl/a.pem", "/etc/ssl/private/a.key"],
+        "front-jobs": ["/etc/ssl/a.pem"],
+        "worker-jobs-gpu0": ["/etc/ssl/a.pem"],
+    }
+
+
 def test_passwords_are_each_parts_own_and_in_secret_files_alone(tmp_path: Path) -> None:
     made = releases(tmp_path)
     folder = "/etc/ogen/current/queues/jobs"

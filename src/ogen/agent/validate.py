@@ -8,6 +8,7 @@ Only nginx's notices are none of that.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import List
 
@@ -25,6 +26,8 @@ _MODULES = (
 )
 _FINE = ("syntax is ok", "test is successful")
 _NOTICE = re.compile(r"\d{4}/\d\d/\d\d [\d:]{8} \[notice\] ")  # "js vm init njs", in Debian 13
+
+_ASSERTED = re.compile("^AssertPathExists=(/.*)$", re.MULTILINE)
 
 #: $1 is the staged tree; then folders to make and links to make (PATH=TARGET), "--", and the command
 _SANDBOX = """
@@ -66,6 +69,7 @@ def validate(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str) 
             for w, there in (("nginx -t", manifest["balancers"]), ("systemd-analyze", manifest["units"]))
             if there
         ]
+    needs(disk, manifest, tree)
     units(disk, machine, manifest, tree)
     for proof in manifest["balancers"]:
         nginx(disk, machine, manifest, tree, proof)
@@ -80,6 +84,16 @@ def sandboxed(machine: Machine, disk: Disk, tree: str, made: List[str], command:
 
 
 # -------------------------------------------------------------------------------------- systemd
+def needs(disk: Disk, manifest: store.Manifest, tree: str) -> None:
+    """Files of the host's own that a unit asserts, such as certificates: systemd would not name them."""
+    for unit in manifest["units"]:
+        for path in _ASSERTED.findall(_unit_text(disk, manifest, tree, unit["name"])):
+            path = path.replace("%%", "%")
+            if not os.path.exists(disk.real(path)):
+                message = "%s needs %s, which is not there" % (unit["name"], path)
+                raise Refused(message, "put it there, or name another file in the inventory")
+
+
 def units(disk: Disk, machine: Machine, manifest: store.Manifest, tree: str) -> None:
     paths = {"%s/%s" % (store.UNITS, u["name"]) for u in manifest["units"]}
     staged = [store.CURRENT + "/" + e["stored"] for e in manifest["files"] if e["path"] in paths]

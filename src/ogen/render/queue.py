@@ -138,6 +138,7 @@ class _Part:
             "config": path,
             "secret": secret,
             "libraries": libraries.FOLDER,
+            "ca": self.queue.redis.tls.ca if self.queue.redis.tls else None,
             "redis": f"{self.redis_unit}.service" if self.local else "",
             "digest": _digest(written, self._password(role), *(text.decode() for text in code.values())),
             "allowed": self._asked(),
