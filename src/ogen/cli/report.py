@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,12 @@ from ..errors import HostError
 from . import console, options
 from . import output as files
 from .exits import Exit, worst
-from .spans import Span
+from .spans import Span as SpanOption
+
+if TYPE_CHECKING:
+    from ..observe.report_span import Span, Zone
+
+NARROW = 0.1  # of the span: figures that begin later are hard to see
 
 
 @click.command()
@@ -20,7 +26,7 @@ from .spans import Span
 @click.option(
     "--since",
     metavar="SPAN",
-    type=Span(),
+    type=SpanOption(),
     default="24h",
     show_default=True,
     help="How far back it goes: 10m, 2h, 7d.",
@@ -74,10 +80,22 @@ def command(
         hosts = ready.hosts(limit)
         span = report_span.span(time.time(), since, hosts)
         answers = report_read.over_ssh(hosts, ready.options, span)
-    found = report_series.document(planned, answers, span, report_span.local(span.end), strangers)
+    zone = report_span.local(span.end)
+    found = report_series.document(planned, answers, span, zone, strangers)
     files.write(output, view_report.html(found, library))
     errors = [answer for answer in answers.values() if isinstance(answer, HostError)]
     for error in errors:
         console.tell(failure.as_text(error))
-    console.say(f"{found['head']}\n{output}: {output.stat().st_size / 1e6:.1f} MB")
+    size = f": {output.stat().st_size / 1e6:.1f} MB" if output.is_file() else ""
+    console.say(f"{found['head']}\n{output}{size}")
+    _begins(found["begin"], span, zone)
     return worst(error.exit_code for error in errors)
+
+
+def _begins(begin: float | None, span: Span, zone: Zone) -> None:
+    """A page that is empty, or next to it, is no wonder where there is little to show."""
+    if begin is None:
+        console.say("note: nothing was written in this time: `ogen apply` starts monitors and balancers")
+    elif span.end - begin < NARROW * (span.end - span.start):
+        minutes = 10 * -(-int(span.end - begin + 1) // 600)
+        console.say(f"note: figures begin {zone.clock(begin)}; --since {minutes}m shows them closer")

@@ -30,7 +30,10 @@
   const xaxis = more => axis(Object.assign({type: 'date', range: range.slice(), hoverformat: '%d %b %H:%M', nticks: 7}, more));
   const yaxis = more => axis(Object.assign({rangemode: 'tozero'}, more));
   const unit = word => ({title: {text: word, standoff: 4, font: {size: 11}}});
-  const line = (name, values, at, more) => Object.assign({type: 'scatter', mode: 'lines', name: text(name), x: starts,
+  // a value between two gaps is no line: it is drawn as a point
+  const alone = values => values.map((v, at) => v !== null && (values[at - 1] ?? null) === null && (values[at + 1] ?? null) === null ? 6 : 0);
+  const points = values => alone(values).some(size => size) ? {mode: 'lines+markers', marker: {size: alone(values), opacity: 1}, cliponaxis: false} : {mode: 'lines'};
+  const line = (name, values, at, more) => Object.assign({type: 'scatter', ...points(values), name: text(name), x: starts,
     y: values, connectgaps: false, line: {color: series(at), width: 1.6, dash: dash(at)}}, more);
 
   // what happened: a line through the plot with its words on hover, and grey where nothing was written
@@ -114,7 +117,7 @@
     const made = layout({showlegend: true});
     Object.assign(made.yaxis, {type: 'log', rangemode: 'normal', tickvals: ticks, ticktext: ticks.map(String), ...unit('seconds')});
     return [['p50', 'p95', 'p99'].map((name, at) => line(name, one[key][name], at, {hovertemplate: '%{y:.3~g} s',
-      mode: 'lines', line: {color: series(at), width: 1.6, dash: dashes[at]}})), made];
+      line: {color: series(at), width: 1.6, dash: dashes[at]}})), made];
   }
   function share(one) {
     const made = layout({showlegend: true});

@@ -27,20 +27,25 @@ def host(one: HostPlan, said: Said, span: Span, zone: Zone) -> dict[str, Any]:
     cards.sort(key=lambda card: (card["gpu"], card["name"]))
     instances = [_instance(who, said["instances"][who], span) for who in said["instances"]]
     instances.sort(key=lambda instance: natural(instance["name"]))
-    gaps = _gaps(cards, instances, span)
+    gaps, begin = _gaps(cards, instances, span)
+    missing, silent = list(_missing(one, cards)), not cards and not instances
     marks = sorted(_marks(said, instances, span))[:MARKS]
     notable = [f"{name} {text}" for card in cards for text in _of_card(card, span, zone)]
     notable += [f"{name}/{text}" for instance in instances for text in _of_instance(instance, span, zone)]
-    notable += [f"{name}: nothing was written {text}" for text in when(gaps, span, zone)]
+    later = [place for place in gaps if begin is None or place > begin]
+    notable += [f"{name}: nothing was written {text}" for text in when(later, span, zone)]
+    notable += [f"{name}: {text}" for text in missing if silent]
+    begins = [f"its figures begin {zone.clock(span.at(begin))}"] if begin else []
     return {
         "name": name,
         "cards": cards,
         "instances": instances,
+        "begin": begin,
         "gaps": runs(gaps),
         "marks": marks,
         "events": [f"{zone.clock(at)} {text}" for at, text in marks],
         "notable": notable,
-        "notes": [*_reading(said), *_missing(one, cards)],
+        "notes": [*_reading(said), *begins, *([] if silent else missing)],
     }
 
 
@@ -117,14 +122,16 @@ def _of_instance(instance: Said, span: Span, zone: Zone) -> Iterator[str]:
 
 
 # ----------------------------------------------------------------------------------- gaps and marks
-def _gaps(cards: Sequence[Said], instances: Sequence[Said], span: Span) -> list[int]:
-    """Bins for which the monitor wrote nothing; the last one has only begun, the first one may be cut."""
-    if not cards and not instances:
-        return []
+def _gaps(cards: Sequence[Said], instances: Sequence[Said], span: Span) -> tuple[list[int], int | None]:
+    """Bins for which the monitor wrote nothing, and the one in which its figures begin if that is not at
+    once; the last bin has only begun, the first one may be cut."""
     seen = {place for instance in instances for place in instance["seen"]}
     seen |= {at for card in cards for at, used in enumerate(card["used"]) if used is not None}
     seen |= {at for card in cards for at in card["lost"]}
-    return [place for place in range(1, span.bins - 1) if place not in seen]
+    if not seen:
+        return [], None
+    gaps = [place for place in range(1, span.bins - 1) if place not in seen]
+    return gaps, min(seen) if min(seen) > 1 else None
 
 
 def _marks(said: Said, instances: Sequence[Said], span: Span) -> Iterator[tuple[float, str]]:
@@ -151,8 +158,11 @@ def _reading(said: Said) -> Iterator[str]:
 
 def _missing(one: HostPlan, cards: Sequence[Said]) -> Iterator[str]:
     there = {card["gpu"] for card in cards}
-    gone = [f"gpu{g.index}" for g in one.host.gpus if g.state == "in" and g.index not in there]
+    gone = [str(g.index) for g in one.host.gpus if g.state == "in" and g.index not in there]
     if gone and not one.host.monitoring.enabled:
         yield "its monitoring is off: no figures of its cards"
+    elif gone and there:
+        yield f"no figures of card{'s' if len(gone) > 1 else ''} {', '.join(gone)}"
     elif gone:
-        yield f"no figures of {', '.join(gone)}"
+        words = "its monitor wrote nothing; `ogen apply` starts it, `ogen doctor` looks at it"
+        yield f"no figures of its cards: {words}"

@@ -29,7 +29,8 @@ def document(
     shown = [one for one in hosts if one["cards"] or one["instances"]]
     return {
         "title": f"Report of {one_line(name_of(plan))}",
-        "head": _head(shown, entries, answers, span, zone),
+        "head": _head(shown, entries, answers, span, zone, _no_request(plan, good)),
+        "begin": _begin(shown, entries, span),
         "zone": zone.name,
         "offset": zone.seconds,
         "first": span.first * span.width,
@@ -56,16 +57,39 @@ def _head(
     answers: Answers,
     span: Span,
     zone: Zone,
+    none: str,
 ) -> str:
     lost = sum(isinstance(one, HostError) for one in answers.values())
     total, failed = (sum(entry[key] for entry in entries) for key in ("total", "failed"))
     parts = [
-        f"{zone.clock(span.start)} to {zone.clock(span.end)}, {zone.name}",
+        f"{zone.both(span.start, span.end)}, {zone.name}",
         _count(len(answers), "host") + (f", {lost} of them without figures" if lost else ""),
         _count(sum(len(one["cards"]) for one in hosts), "card"),
-        f"{_count(total, 'request')}, {failed} failed" if entries else "no balancer's log",
+        f"{_count(total, 'request')}, {failed} failed" if entries else none,
     ]
     return " · ".join(parts)
+
+
+def _no_request(plan: Plan, good: Mapping[str, object]) -> str:
+    """Why there is none: nobody asked, or nobody who could say."""
+    if not plan.entries:
+        return "no balancer"
+    asked = any(host in good for entry in plan.entries for host in entry.hosts)
+    return "no request at a balancer" if asked else "no balancer's host was asked"
+
+
+def _begin(
+    hosts: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]], span: Span
+) -> float | None:
+    """When the first figure of all was written; None where there is none."""
+    places = [place for one in hosts for place in _first(one)]
+    places += [at for one in entries for at, rate in enumerate(one["rate"]) if rate]
+    return span.at(min(places)) if places else None
+
+
+def _first(one: Mapping[str, Any]) -> list[int]:
+    seen = [at for card in one["cards"] for at, used in enumerate(card["used"]) if used is not None]
+    return seen + [at for instance in one["instances"] for at in instance["seen"]]
 
 
 def _count(number: int, noun: str) -> str:

@@ -65,8 +65,18 @@ class Zone:
     name: str
 
     def clock(self, at: float) -> str:
-        zone = datetime.timezone(datetime.timedelta(seconds=self.seconds))
-        return f"{datetime.datetime.fromtimestamp(at, zone):%d %b %H:%M}"
+        return f"{self._date(at):%d %b %H:%M}"
+
+    def both(self, start: float, end: float) -> str:
+        """From when to when, with years where there are two."""
+        if self._date(start).year == self._date(end).year:
+            return f"{self.clock(start)} to {self.clock(end)}"
+        return f"{self._date(start):%d %b %Y %H:%M} to {self._date(end):%d %b %Y %H:%M}"
+
+    def _date(self, at: float) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(
+            at, datetime.timezone(datetime.timedelta(seconds=self.seconds))
+        )
 
 
 def local(at: float) -> Zone:
