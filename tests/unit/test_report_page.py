@@ -99,6 +99,54 @@ def test_a_host_that_is_lost_and_one_that_is_nobodys(day: Path, tmp_path: Path) 
     assert "gpu3: no route to host" in unescape(view_report.html(found, ""))
 
 
+def young(day: Path, *hosts: str) -> dict[str, Any]:
+    """The page of the day's fleet whose monitors wrote for the last minute, and only on these hosts."""
+    inventory = load(day / "inventory.yaml")
+    asked = span(_days.END, 86400.0, inventory.hosts)
+    last = str(int(_days.END // asked.width) - 1)
+    bins = {last: [1, 512, 0, 512, 1, 20, 0, 1, 50, 1, 120, 0]}
+    card = {"gpu": 0, "name": "RTX 3090", "total": 24576, "bins": bins}
+    empty: dict[str, Any] = {"cards": {}, "instances": {}, "balancers": {}, "events": [], "notes": {}}
+    said = {
+        host.name: empty | {"cards": {"a": card} if host.name in hosts else {}} for host in inventory.hosts
+    }
+    return report_series.document(plan(inventory), said, asked, UTC)
+
+
+def test_a_fleet_without_figures_is_notable(day: Path) -> None:
+    found = young(day)
+    assert found["notable"][0].startswith("gpu1: no figures of its cards: its monitor wrote nothing")
+    assert "`ogen apply` starts it" in found["notable"][0]
+    assert len(found["notable"]) == 3
+    assert "0 cards · no request at a balancer" in found["head"]
+    assert found["begin"] is None
+    assert "Nothing is notable" not in view_report.html(found, "")
+
+
+def test_a_monitor_that_has_just_begun(day: Path) -> None:
+    found = young(day, "gpu1")
+    assert not [note for note in found["notable"] if note.startswith("gpu1")], "no gap of a day"
+    assert "gpu1: its figures begin 15 Jan 11:55" in found["notes"]
+    assert "gpu1: no figures of card 1" in found["notes"], "gpu1 is the name of a host here"
+    assert found["begin"] == _days.END - 300
+
+
+def test_a_log_of_a_balancer_that_the_inventory_does_not_have(day: Path) -> None:
+    text = view_report.html(document(day), "")
+    assert "<span>Balancer api</span>" in text
+    (day / "files/edge/balancer-api.log").rename(day / "files/edge/balancer-old.log")
+    try:
+        text = view_report.html(document(day), "")
+    finally:
+        (day / "files/edge/balancer-old.log").rename(day / "files/edge/balancer-api.log")
+    assert "<span>Balancer old, which the inventory does not have</span>" in text
+
+
+def test_the_year_stands_in_the_head_where_there_are_two(day: Path) -> None:
+    assert document(day, 3600.0)["head"].startswith("15 Jan 10:59 to 15 Jan 11:59")
+    assert " 2026 " in document(day, 40 * 86400.0)["head"].split(" to ")[0]
+
+
 def test_bins_are_bounded() -> None:
     inventory = load(Path(__file__).parents[2] / "inventories" / "single-8gb.yaml")
     for since in (60.0, 3600.0, 86400.0, 30 * 86400.0, 3000 * 86400.0):
@@ -117,6 +165,25 @@ def test_runs() -> None:
 
 
 # ----------------------------------------------------------------------------------------- the command
+def test_what_is_missing_is_told_at_the_terminal_too(day: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    words = [
+        "report",
+        str(day / "inventory.yaml"),
+        "--from",
+        str(day / "files"),
+        "-o",
+        str(tmp_path / "r.html"),
+    ]
+    assert "note:" not in CliRunner().invoke(ogen, words).stderr
+    nothing, little = young(day), young(day, "gpu1")
+    monkeypatch.setattr(report_series, "document", lambda *_: nothing)
+    assert "note: nothing was written" in CliRunner().invoke(ogen, words).stderr
+    monkeypatch.setattr(report_series, "document", lambda *_: little)
+    said = CliRunner().invoke(ogen, words).stderr
+    assert "note: figures begin 15 Jan 11:55" in said
+    assert "--since 10m shows them closer" in said
+
+
 def test_the_command(day: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
     words = ["report", str(day / "inventory.yaml"), "--from", str(day / "files"), "-o", str(out)]
@@ -219,6 +286,12 @@ def test_the_page_in_a_browser(need: Callable[[str], str], day: Path, tmp_path: 
     assert "card 1 RTX 3090" in dom
     assert "gpu2: nothing was written 15 Jan 01:00 to 15 Jan 03:00 (2 h)" in dom
     assert tick(dom) < 130
+
+
+def test_a_single_look_is_a_point(need: Callable[[str], str], day: Path, tmp_path: Path) -> None:
+    dom, said = browse(need, tmp_path, view_report.html(young(day, "gpu1"), view_report.plotly()))
+    assert said == ""
+    assert dom.count('class="points"><path') >= 4, "used, busy, hot, watts: a line of one point shows nothing"
 
 
 def test_hostile_names_in_the_dark(need: Callable[[str], str], day: Path, tmp_path: Path) -> None:

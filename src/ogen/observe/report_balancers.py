@@ -38,6 +38,7 @@ def _balancer(plan: Plan, name: str, good: Mapping[str, Said], span: Span, zone:
     total = sum(row["n"] for row in rows if row)
     made = {
         "name": one_line(name, 60),
+        "planned": any(entry.balancer.name == name for entry in plan.entries),
         "hosts": list(logs),
         "total": total,
         "failed": sum(kinds["failed"]) + sum(kinds["own"]),

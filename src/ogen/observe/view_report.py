@@ -215,8 +215,9 @@ def _balancer(at: int, one: Part) -> str:
     plots += _plot(f"balancer:{at}:share", "Requests of each instance, % of all", 260)
     first = f" · first byte {_times(one['over']['first'])}" if one["has_first"] else ""
     note = "" if one["has_first"] else " · its log has no time to the first byte"
+    strange = "" if one["planned"] else ", which the inventory does not have"
     return (
-        f"<h3><span>Balancer {escape(one['name'])}</span>"
+        f"<h3><span>Balancer {escape(one['name'])}{strange}</span>"
         f'<span class="figure">on {escape(", ".join(one["hosts"]))}</span></h3>'
         f'<p class="sub">{one["total"]} requests: {escape(sums)} · answers {_times(one["over"]["seconds"])}'
         f'{first}{note}</p><div class="plots two">{plots}</div>{_instances(one["table"])}'
