@@ -115,12 +115,15 @@ def _gate(node: Node, subject: str, faults: Faults) -> Node | None:
     return _map(node, subject, faults, "true or a map", hint)
 
 
-def _autofit(node: Node, subject: str, faults: Faults) -> Node | None:
-    """`true` is autofit as usual; `false` takes it back where a group or a default has it."""
-    if isinstance(node.value, bool):
-        return Node({"enabled": node}, node.where, keys={"enabled": node.where})
-    hint = "write true or {hold: 5m, every: 10s, margin: 512MiB}"
-    return _map(node, subject, faults, "true, false or a map", hint)
+def _switched(example: str) -> Callable[[Node, str, Faults], Node | None]:
+    """`true` is what is usual; `false` takes it back where a group or a default has it."""
+
+    def form(node: Node, subject: str, faults: Faults) -> Node | None:
+        if isinstance(node.value, bool):
+            return Node({"enabled": node}, node.where, keys={"enabled": node.where})
+        return _map(node, subject, faults, "true, false or a map", f"write true or {example}")
+
+    return form
 
 
 def _mirror(node: Node, subject: str, faults: Faults) -> Node | None:
@@ -279,7 +282,8 @@ FORMS: dict[str, Form] = {
     "rate": Form(_rate, lambda long: long),
     "archives": Form(_archives, lambda long: {"anyOf": [long, long["items"]]}),
     "digests": Form(_digests, _either({"type": "string", "pattern": f"^(?:{CHECKS['sha256'].pattern})$"})),
-    "autofit": Form(_autofit, _either({"type": "boolean"})),
+    "autofit": Form(_switched("{hold: 5m, every: 10s, margin: 512MiB}"), _either({"type": "boolean"})),
+    "monitoring": Form(_switched("{interval: 5s}"), _either({"type": "boolean"})),
     "mirror": Form(_mirror, lambda long: long),
     "gate": Form(_gate, _either({"const": True})),
     "sources": Form(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .rules_balancers import BALANCER, ROLLOUT
-from .rules_hosts import ENV, GROUP, HOST, MONITORING, OLLAMA, SSH, key
+from .rules_hosts import ENV, GROUP, HOST, OLLAMA, SSH, key
 from .rules_models import MIRROR, MODEL
 from .rules_queues import QUEUE
 
@@ -21,9 +21,7 @@ INVENTORY: Rules = {
     "ollama": key(
         "Settings of the Ollama servers; groups and hosts may override any key.", type="dict", schema=OLLAMA
     ),
-    "monitoring": key(
-        "What watches the cards; groups and hosts may override any key.", type="dict", schema=MONITORING
-    ),
+    "monitoring": HOST["monitoring"],
     "autofit": HOST["autofit"],
     "env": key("Further environment variables of every instance.", type="dict", **ENV),
     "transport": HOST["transport"],

@@ -223,7 +223,12 @@ COMMON: Rules = {
     "python": key("The python3 on the host.", type="string", check_with="program"),
     "ssh": key("How the host is reached.", type="dict", schema=SSH),
     "ollama": key("Settings of its Ollama servers.", type="dict", schema=OLLAMA),
-    "monitoring": key("What watches its cards.", type="dict", schema=MONITORING),
+    "monitoring": key(
+        "What watches its cards: true (as it is without it), false, or a map.",
+        type="dict",
+        form="monitoring",
+        schema=MONITORING,
+    ),
     "autofit": key(
         "Whether its instances' configurations follow the memory that is free: true, or a map.",
         type="dict",
