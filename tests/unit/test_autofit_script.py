@@ -239,6 +239,27 @@ def test_without_ss_every_connection_counts(script: Any, monkeypatch: pytest.Mon
             assert script.in_flight(port, script.SPOKEN) == 1
 
 
+def test_quiet_is_a_second_without_a_request(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks in a row: a request that comes in between begins it anew, and one that stays ends it in time."""
+    clock = [0.0]
+    monkeypatch.setattr(script.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(script.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    looks: list[int] = []
+
+    def seen(answers: list[int]) -> Callable[..., int]:
+        looks.clear()
+        return lambda *_: looks.append(1) or answers[min(len(looks), len(answers)) - 1]
+
+    monkeypatch.setattr(script, "in_flight", seen([1, 0, 0, 1, 0]))
+    assert script.quiet(11434, 60.0, None)
+    assert len(looks) == 4 + script.QUIET
+    monkeypatch.setattr(script, "in_flight", seen([1]))
+    assert not script.quiet(11434, 3.0, None)
+    assert 3.0 <= clock[0] - 1.8 < 4.0, "it waited so long, and no longer"
+    monkeypatch.setattr(script, "in_flight", seen([0] * (script.QUIET - 1) + [1]))
+    assert script.still_busy(11434, 3.0, None) == script.IN_FLIGHT
+
+
 # ----------------------------------------------------------------------------------- memory
 def test_what_the_instance_holds_is_not_taken_by_others(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Nvml:
