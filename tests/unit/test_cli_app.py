@@ -39,6 +39,23 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(commands, "load", lambda name: command)
 
 
+@pytest.mark.parametrize(
+    ("args", "says", "hint"),
+    [
+        (("status", "fleet.yaml", "gpu1"), "unexpected extra argument (gpu1)", "--limit gpu1"),
+        (("doctor", "fleet.yaml", "gpu1", "gpu2"), "extra arguments (gpu1 gpu2)", "--limit gpu1,gpu2"),
+        (("validate", "fleet.yaml", "gpu1"), "unexpected extra argument (gpu1)", "`ogen validate --help`"),
+        (("status", "fleet.yaml", "--watch", "x"), "'x' is no number", "`ogen status --help`"),
+        (("status", "fleet.yaml", "--parallel", "2.5"), "'2.5' is no whole number", "`ogen status --help`"),
+    ],
+)
+def test_what_a_beginner_types(args: tuple[str, ...], says: str, hint: str) -> None:
+    done = run(*args)
+    assert done.exit_code == 1
+    assert says in done.stderr
+    assert hint in done.stderr.partition("hint:")[2]
+
+
 def test_version_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom ogen.cli import main\n"

@@ -56,11 +56,16 @@ def _from_click(error: click.ClickException) -> OgenError:
     """click's message without its own suggestions, and a hint in ogen's words."""
     message = re.sub(r"\s*\(?Did you mean.*|\s*\(Possible options:.*", "", error.format_message()).strip()
     message = message[:1].lower() + message[1:].rstrip(".")
+    message = message.replace("is not a valid float range", "is no number")
+    message = message.replace("is not a valid integer range", "is no whole number")
     hint = None
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and context is not None:
         known = [o for p in context.command.params for o in p.opts]
         hint = did_you_mean(error.option_name, known)
+    extra = re.search(r"unexpected extra arguments? \((.+)\)", message)
+    if extra and context is not None and any("--limit" in p.opts for p in context.command.params):
+        hint = f"hosts are chosen by --limit {extra[1].replace(' ', ',')}"
     if hint is None and context is not None:
         hint = f"`{context.command_path} --help` shows how it is used"
     return OgenError(message, hint=hint)
