@@ -37,9 +37,19 @@ def test_before_and_after_an_apply(project: Project) -> None:
     assert "nothing found on 3 hosts" in project.ogen("doctor").stdout
     page = project.ogen("status").stdout
     assert page.count("as planned") == 3
+    assert "note:" not in project.ogen("doctor").stderr
     project.write(context=4096)
     page = project.ogen("status").stdout
     assert "pending: " in page
+    said = project.ogen("doctor").stderr
+    assert "note: changes of the inventory are pending on gpu1, gpu2, edge" in said, (
+        "or it is another fleet's"
+    )
+    assert json.loads(project.ogen("doctor", "--format", "json").stdout)["pending"] == [
+        "gpu1",
+        "gpu2",
+        "edge",
+    ]
     project.on_host("gpu1", "models/chat.Modelfile").write_text("mine\n")
     assert "edited: /etc/ogen/current/models/chat.Modelfile" in project.ogen("status").stdout
     said = project.ogen("doctor", code=2).stdout

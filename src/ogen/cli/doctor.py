@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def command(path: Path, limit: str | None, since: float, shape: str, parallel: i
     findings, 0 without; 4 if a host can't be reached, 3 if one can't say.
     """
     from ..observe.doctor import diagnose
+    from ..observe.fleet import pending
     from ..observe.looking import look
     from . import failure, fleet
 
@@ -45,15 +47,19 @@ def command(path: Path, limit: str | None, since: float, shape: str, parallel: i
     errors = [answer for answer in answers.values() if isinstance(answer, HostError)]
     seen = {name: one for name, one in answers.items() if not isinstance(one, HostError)}
     found = diagnose(planned, seen, since=since)
+    waiting = [name for name, one in seen.items() if one.current and pending(one.comparison)]
     if shape == "json":
         shown = [failure.as_json(error) for error in errors]
-        console.document({"hosts": sorted(seen), "findings": [_row(one) for one in found], "errors": shown})
+        rows = [_row(one) for one in found]
+        console.document({"hosts": sorted(seen), "findings": rows, "pending": waiting, "errors": shown})
     else:
         for one in found:
             _show(one)
         for error in errors:
             console.tell(failure.as_text(error))
         console.out(_summary(found, len(seen)))
+        if waiting:
+            console.say(_pending(waiting))
     return worst([*(error.exit_code for error in errors), *([Exit.CHANGES] if found else [])])
 
 
@@ -74,6 +80,12 @@ def _summary(found: tuple[Finding, ...], hosts: int) -> str:
         return f"nothing found on {console.count(hosts, 'host')}"
     ill = len({one.host for one in found})
     return f"{console.count(len(found), 'finding')} on {ill} of {console.count(hosts, 'host')}"
+
+
+def _pending(hosts: Sequence[str]) -> str:
+    """No finding; but whoever takes another fleet's inventory should not read that all is well."""
+    names = ", ".join(hosts[:6]) + (f" and {len(hosts) - 6} more" if len(hosts) > 6 else "")
+    return f"note: changes of the inventory are pending on {names}: `ogen status` shows them"
 
 
 def _row(one: Finding) -> dict[str, Any]:
