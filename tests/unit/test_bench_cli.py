@@ -189,6 +189,17 @@ def test_a_saved_run_of_other_concurrencies_is_refused_before_the_load(tmp_path:
     assert (done.exit_code, "--concurrency or --sweep 3" in done.stderr) == (1, True)
 
 
+def test_an_inventory_without_balancer_or_keys_says_how_to_go_on(project: Path) -> None:
+    project.write_text(INVENTORY.replace(", keys: !file secrets/keys.yaml", ""))
+    done = bench(str(project), "--model", "chat", "--key", "ops")
+    assert (done.exit_code, "`api` has no keys" in done.stderr) == (1, True)
+    assert "hint: leave --key out" in done.stderr
+    project.write_text(INVENTORY.partition("balancers:")[0])
+    done = bench(str(project), "--model", "chat")
+    assert (done.exit_code, "no balancer" in done.stderr) == (1, True)
+    assert "hint: `balancers:` makes one" in done.stderr
+
+
 def test_ctrl_c_at_a_terminal_prints_what_was_measured() -> None:
     with Backend(Plan([0.02], 4)) as backend:
         command = [sys.executable, "-m", "ogen", "bench", "--url", backend.url, "--model", "chat"]

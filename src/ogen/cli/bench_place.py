@@ -137,7 +137,10 @@ def _key(vault: Vault, wanted: Wanted, entry: Entry) -> str:
             raise UsageError(f"balancer `{entry.balancer.name}` asks for a key", hint=hint)
         return key
     if secret is None:
-        raise UsageError(f"balancer `{entry.balancer.name}` has no keys", where=entry.balancer.where)
+        hint = "leave --key out: it lets in whoever reaches it"
+        raise UsageError(
+            f"balancer `{entry.balancer.name}` has no keys", where=entry.balancer.where, hint=hint
+        )
     from ..render.keys import key_lines
 
     found = {line["name"]: line["secret"] for line in key_lines(secret, vault)}

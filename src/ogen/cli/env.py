@@ -57,7 +57,9 @@ def entry_of(planned: Plan, balancer: str | None) -> Entry:
         if len(names) == 1:
             return planned.entries[0]
         if not names:
-            raise UsageError("the inventory has no balancer")
+            raise UsageError(
+                "the inventory has no balancer", hint="`balancers:` makes one: api: {hosts: [NAME]}"
+            )
         raise UsageError("which balancer?", hint="there are " + ", ".join(names))
     if balancer not in names:
         raise UsageError(f"no balancer `{balancer}`", hint="there are " + (", ".join(names) or "none"))
