@@ -236,3 +236,14 @@ def test_a_model_that_was_planned_in_part(tmp_path: Path) -> None:
     (one,) = found(planned, of(layers - 10))
     assert one.kind == "spilled"
     assert f"{layers - 10} of 65 layers, planned {layers}" in one.what
+
+
+def test_a_concession_counts_on_what_others_leave_of_the_card(planned: Plan) -> None:
+    """Whoever holds it: a driver that names no programs tells its sum."""
+    spilled = says(LOAD[1], "load_tensors: offloaded 20/33 layers to GPU")
+    (alone,) = [one for one in found(planned, spilled) if one.kind == "spilled"]
+    assert "fits in the 24.0 GiB that others leave" in alone.fix
+    change = both(spilled, put(*ROW, "memory.used", value="23000"))
+    (beside,) = [one for one in found(planned, change) if one.kind == "spilled"]
+    assert "fits in" not in beside.fix or "24.0 GiB" not in beside.fix
+    assert "others leave" in beside.fix, "7.3 GiB: the model itself is on the card, and 457 MiB of its driver"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ..agent import cards
+from ..fit.account import CONTEXT
 from ..inventory.model import Balancer
 from ..plan.model import Placement
 from .evidence import InstanceSeen, Loaded, Promise
@@ -225,13 +226,14 @@ def advice(case: Case, instance: InstanceSeen, model: str, room: int | None) -> 
     """
     placed, planned = case.placement(instance.name, model), case.instance(instance.name)
     step, where = None, case.model_place(instance.name, model)
+    words = "were free" if room is not None else "others leave"
     if placed and planned:
         free = room if room is not None else _room(case, instance)
         step = case.ladder.lower(case.plan.host, planned, placed, free)
         room = free
     if step is None or not step.sets:
         return "next concession: a smaller context or quantisation", (where, "")
-    fits = f"fits in the {gib(room or 0)} that were free" if step.fits and room else ""
+    fits = f"fits in the {gib(room or 0)} that {words}" if step.fits and room else ""
     much = f"needs {gib(step.needs)}, saves {gib(step.saves)}" + (f": {fits}" if fits else "")
     sets = ", ".join(step.sets)
     where = case.places.under(where, step.sets[0].partition(":")[0])
@@ -239,13 +241,17 @@ def advice(case: Case, instance: InstanceSeen, model: str, room: int | None) -> 
 
 
 def _room(case: Case, instance: InstanceSeen) -> int | None:
-    """Bytes on an instance's cards beside what programs other than ogen's hold."""
-    units = {one.unit for one in case.seen.instances}
+    """Bytes on an instance's cards beside what programs other than ogen's hold: as the driver names them,
+    else what is in use beyond the models that are loaded there."""
     here = case.cards_of(instance)
-    foreign = sum(
-        p.used for p in case.seen.programs if p.unit not in units and p.uuid in {c.uuid for c in here}
-    )
-    return sum(card.total for card in here) - foreign if here else None
+    if not here:
+        return None
+    units = {one.unit for one in case.seen.instances}
+    uuids = {card.uuid for card in here}
+    named = sum(p.used for p in case.seen.programs if p.unit not in units and p.uuid in uuids)
+    own = [m for one in case.seen.instances if {*case.cards_of(one)} & {*here} for m in one.models]
+    beyond = sum(card.used for card in here) - sum(m.vram + CONTEXT for m in own)
+    return sum(card.total for card in here) - max(named, beyond, 0)
 
 
 FINDERS = (answers, version, right_card, resident, context, spilled)
