@@ -150,6 +150,22 @@ def test_a_rung_of_autofit_is_what_the_instance_promises(planned: Plan) -> None:
     assert {one.kind for one in found(planned, both(*contexts))} == {"context"}
 
 
+def test_switches_of_autofit_are_no_reloads_that_somebody_asked_for(tmp_path: Path) -> None:
+    text = INVENTORY.replace("context: 8192", "context: {want: 8192, at_least: 4096}")
+    planned = planned_from(tmp_path, text.replace("models:\n", "autofit: true\nmodels:\n", 1))
+    rungs = [rung.placements[0].settings.context for rung in planned.hosts[0].instances[0].rungs]
+    assert 4096 in rungs
+    assert 5000 not in rungs
+
+    def kinds(*contexts: int) -> set[str]:
+        lines = [LOAD[1].replace("8192", str(n)) for n in contexts]
+        return {one.kind for one in found(planned, says(*lines))}
+
+    assert "reloads" not in kinds(4096, 8192, 4096, 8192), "the host itself went down and up"
+    assert "reloads" in kinds(4096, 5000, 4096, 5000), "5000 is no rung's: a client's"
+    assert "reloads" in kinds(8192, 8192, 8192, 8192), "nothing has changed"
+
+
 def test_a_model_with_hours_is_not_missed(planned: Plan) -> None:
     away = put("instances", "gpu0", "models", value=[])
     assert "not-resident" in {one.kind for one in found(planned, away)}

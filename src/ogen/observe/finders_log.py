@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from ..errors import Where
 from .evidence import InstanceSeen, Line
@@ -176,8 +177,9 @@ def reloads(case: Case) -> Iterator[Finding]:
         log = case.log(instance.unit).lines
         if shortages(log) or deaths(log) or late_loads(log):
             continue  # that is why
-        for blob, found in starts(log).items():
+        for blob, begun in starts(log).items():
             model = _model(case, instance, blob)
+            found = _unchosen(case, instance, model, begun)
             if len(found) < OFTEN or not any(p.model == model and p.resident for p in instance.promised):
                 continue
             contexts = sorted({context_of(line) or 0 for line in found})
@@ -189,6 +191,22 @@ def reloads(case: Case) -> Iterator[Finding]:
                 [*quoted(evicted[-1:]), *quoted(found)[-2:]],
                 *_reloads_fix(case, instance, model, contexts, evicted),
             )
+
+
+def _unchosen(case: Case, instance: InstanceSeen, model: str, found: tuple[Line, ...]) -> tuple[Line, ...]:
+    """Loads but those by which autofit goes from one rung to another."""
+    planned = case.instance(instance.name)
+    rungs = planned.rungs if planned else ()
+    rooms = {p.settings.context * p.slots for rung in rungs for p in rung.placements if p.model.name == model}
+    if not all(context_of(line) in rooms for line in found):
+        return found  # clients ask for contexts that are no rung's
+    chosen = [line for before, line in pairwise(found) if _settings(line) != _settings(before)]
+    return tuple(line for line in found if line not in chosen)
+
+
+def _settings(line: Line) -> str:
+    """What a runner was started with, but its port, which is another each time."""
+    return re.sub(r"--port \d+|time=\S+", "", line.text)
 
 
 def _reloads_fix(
