@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -140,6 +141,46 @@ def test_a_log_of_a_balancer_that_the_inventory_does_not_have(day: Path) -> None
     finally:
         (day / "files/edge/balancer-old.log").rename(day / "files/edge/balancer-api.log")
     assert "<span>Balancer old, which the inventory does not have</span>" in text
+
+
+def test_a_balancer_that_has_just_begun_is_not_quiet_at_its_end(day: Path, tmp_path: Path) -> None:
+    lines = (day / "files/edge/balancer-api.log").read_text().splitlines(keepends=True)
+    (tmp_path / "files/edge").mkdir(parents=True)
+    (tmp_path / "inventory.yaml").write_text((day / "inventory.yaml").read_text())
+
+    def notable(*kept: str) -> list[str]:
+        log = tmp_path / "files/edge/balancer-api.log"
+        log.write_text("".join(kept))
+        os.utime(log, (_days.END, _days.END))
+        found = document(tmp_path)
+        assert found["balancers"][0]["total"] == len(kept)
+        return [note for note in found["notable"] if "at its end" in note]
+
+    assert notable(*lines[-3:]) == [], "all requests are in the last bin"
+    (tmp_path / "files/gpu1").mkdir()
+    shutil.copy2(day / "files/gpu1/cards.csv", tmp_path / "files/gpu1/cards.csv")
+    assert len(notable(*lines[:50])) == 1, "it ended early, while a monitor went on"
+
+
+def test_an_instance_without_a_card_is_in_host_memory_by_plan(day: Path, tmp_path: Path) -> None:
+    text = (day / "inventory.yaml").read_text()
+    cpu = "  cpu1: {address: 192.0.2.99, gpus: [], instances: [{gpus: [], models: [small]}]}\n"
+    small = "models:\n  small: {from: nomic-embed-text, replicas: 1, on: cpu1}\n"
+    path = tmp_path / "inventory.yaml"
+    path.write_text(text.replace("  edge: {a", cpu + "  edge: {a").replace("models:\n", small, 1))
+    inventory = load(path)
+    asked = span(_days.END, 86400.0, inventory.hosts)
+    models = {"small:latest": {str(asked.first + 5): [0, 900]}}
+    empty: dict[str, Any] = {"cards": {}, "instances": {}, "balancers": {}, "events": [], "notes": {}}
+    one = {"bins": {str(asked.first + 5): [1, 0]}, "models": models}
+
+    def told(host: str, name: str) -> list[str]:
+        said = {host: empty | {"instances": {name: one}}}
+        found = report_series.document(plan(inventory), said, asked, UTC)
+        return [note for note in found["notable"] if "in host memory" in note]
+
+    assert told("cpu1", "cpu") == []
+    assert len(told("gpu1", "gpu0")) == 1
 
 
 def test_the_year_stands_in_the_head_where_there_are_two(day: Path) -> None:
@@ -292,6 +333,8 @@ def test_a_single_look_is_a_point(need: Callable[[str], str], day: Path, tmp_pat
     dom, said = browse(need, tmp_path, view_report.html(young(day, "gpu1"), view_report.plotly()))
     assert said == ""
     assert dom.count('class="points"><path') >= 4, "used, busy, hot, watts: a line of one point shows nothing"
+    legend = re.findall(r'class="legendpoints"><path', dom)
+    assert legend == [], "no point in a line's legend: it would look dashed"
 
 
 def test_hostile_names_in_the_dark(need: Callable[[str], str], day: Path, tmp_path: Path) -> None:

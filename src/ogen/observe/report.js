@@ -30,11 +30,15 @@
   const xaxis = more => axis(Object.assign({type: 'date', range: range.slice(), hoverformat: '%d %b %H:%M', nticks: 7}, more));
   const yaxis = more => axis(Object.assign({rangemode: 'tozero'}, more));
   const unit = word => ({title: {text: word, standoff: 4, font: {size: 11}}});
-  // a value between two gaps is no line: it is drawn as a point
-  const alone = values => values.map((v, at) => v !== null && (values[at - 1] ?? null) === null && (values[at + 1] ?? null) === null ? 6 : 0);
-  const points = values => alone(values).some(size => size) ? {mode: 'lines+markers', marker: {size: alone(values), opacity: 1}, cliponaxis: false} : {mode: 'lines'};
-  const line = (name, values, at, more) => Object.assign({type: 'scatter', ...points(values), name: text(name), x: starts,
+  const line = (name, values, at, more) => Object.assign({type: 'scatter', mode: 'lines', name: text(name), x: starts,
     y: values, connectgaps: false, line: {color: series(at), width: 1.6, dash: dash(at)}}, more);
+  // a value between two gaps is no line: it is drawn as a point
+  const none = value => value === null || value === undefined;
+  function points(trace) {
+    const places = trace.mode === 'lines' ? trace.y.map((_, at) => at).filter(at => !none(trace.y[at]) && none(trace.y[at - 1]) && none(trace.y[at + 1])) : [];
+    return places.length && !trace.stackgroup ? [{type: 'scatter', mode: 'markers', xaxis: trace.xaxis, yaxis: trace.yaxis, showlegend: false, hoverinfo: 'skip',
+      cliponaxis: false, x: places.map(at => trace.x[at]), y: places.map(at => trace.y[at]), marker: {size: 6, color: trace.line.color}}] : [];
+  }
 
   // what happened: a line through the plot with its words on hover, and grey where nothing was written
   function mark(made, host, xref, yref) {
@@ -117,7 +121,7 @@
     const made = layout({showlegend: true});
     Object.assign(made.yaxis, {type: 'log', rangemode: 'normal', tickvals: ticks, ticktext: ticks.map(String), ...unit('seconds')});
     return [['p50', 'p95', 'p99'].map((name, at) => line(name, one[key][name], at, {hovertemplate: '%{y:.3~g} s',
-      line: {color: series(at), width: 1.6, dash: dashes[at]}})), made];
+      mode: 'lines', line: {color: series(at), width: 1.6, dash: dashes[at]}})), made];
   }
   function share(one) {
     const made = layout({showlegend: true});
@@ -144,7 +148,7 @@
   const config = {displayModeBar: false, responsive: true};
   function draw(place) {
     const [traces, made] = figure(place);
-    Plotly.react(place, traces, made, config);
+    Plotly.react(place, traces.concat(traces.flatMap(points)), made, config);
     place.dataset.drawn = 'yes';
   }
   const places = [...document.querySelectorAll('.plot')];

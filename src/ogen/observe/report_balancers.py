@@ -134,7 +134,7 @@ def _notable(made: Said, rows: Sequence[Any], span: Span, zone: Zone) -> Iterato
                 f"{name}: p95 was {slow[worst]:g} s at {zone.clock(span.at(worst))},"
                 f" {slow[worst] / usual:.0f} times its median of {usual:g} s"
             )
-    quiet = [at for at, row in enumerate(rows[:-1]) if not row]
+    quiet = [at for at, row in enumerate(rows[:-1]) if not row] if not rows[-1] else []
     ends = runs(quiet)[-1:] if quiet else []
     if ends and ends[0][1] == span.bins - 2 and ends[0][1] - ends[0][0] >= 2:
         yield f"{name}: no request at its end, {when(range(ends[0][0], ends[0][1] + 1), span, zone)[0]}"

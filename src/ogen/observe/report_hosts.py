@@ -31,7 +31,10 @@ def host(one: HostPlan, said: Said, span: Span, zone: Zone) -> dict[str, Any]:
     missing, silent = list(_missing(one, cards)), not cards and not instances
     marks = sorted(_marks(said, instances, span))[:MARKS]
     notable = [f"{name} {text}" for card in cards for text in _of_card(card, span, zone)]
-    notable += [f"{name}/{text}" for instance in instances for text in _of_instance(instance, span, zone)]
+    bare = {instance.name for instance in one.instances if not instance.gpus}
+    for instance in instances:
+        spills = instance["name"] not in bare
+        notable += [f"{name}/{text}" for text in _of_instance(instance, span, zone, spills=spills)]
     later = [place for place in gaps if begin is None or place > begin]
     notable += [f"{name}: nothing was written {text}" for text in when(later, span, zone)]
     notable += [f"{name}: {text}" for text in missing if silent]
@@ -113,11 +116,11 @@ def _instance(name: str, said: Said, span: Span) -> dict[str, Any]:
     }
 
 
-def _of_instance(instance: Said, span: Span, zone: Zone) -> Iterator[str]:
+def _of_instance(instance: Said, span: Span, zone: Zone, *, spills: bool) -> Iterator[str]:
     for text in when(instance["down"], span, zone):
         yield f"{instance['name']}: did not answer within {text}"
     for model in instance["models"]:
-        if model["host"] > SPILL:
+        if spills and model["host"] > SPILL:
             yield f"{instance['name']}: up to {model['host'] / GIB:.1f} GiB of {model['name']} in host memory"
 
 
