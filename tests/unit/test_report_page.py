@@ -337,6 +337,24 @@ def test_a_single_look_is_a_point(need: Callable[[str], str], day: Path, tmp_pat
     assert legend == [], "no point in a line's legend: it would look dashed"
 
 
+def test_shares_of_the_last_requests_are_drawn(need: Callable[[str], str], day: Path, tmp_path: Path) -> None:
+    (tmp_path / "files/edge").mkdir(parents=True)
+    shutil.copy(day / "inventory.yaml", tmp_path)
+    log = tmp_path / "files/edge/balancer-api.log"
+    lines = (day / "files/edge/balancer-api.log").read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[-3:]))
+    os.utime(log, (_days.END, _days.END))
+    found = document(tmp_path)
+    dom, said = browse(need, tmp_path, view_report.html(found, view_report.plotly()))
+    assert said == ""
+    share = dom.partition('data-plot="balancer:0:share"')[2]
+    filled = re.search(r'class="js-fill" d="M([^"]*)"', share)
+    assert filled
+    columns = -(-found["bins"] // -(-found["bins"] // 48))
+    places = {float(x) for x in re.findall(r"(?:^|[LH])([\d.]+)", filled[1])}
+    assert len(places) == columns + 1, "the last column has an end, too"
+
+
 def test_hostile_names_in_the_dark(need: Callable[[str], str], day: Path, tmp_path: Path) -> None:
     text = view_report.html(hostile(day), view_report.plotly())
     dom, said = browse(need, tmp_path, text, "--blink-settings=preferredColorScheme=0")

@@ -130,8 +130,9 @@
     const step = Math.ceil(data.bins / 48), x = starts.filter((_, at) => at % step === 0);
     const coarse = one.by.map(by => x.map((_, at) => by.n.slice(at * step, (at + 1) * step).reduce((a, b) => a + b, 0)));
     const sums = x.map((_, at) => coarse.reduce((sum, counts) => sum + counts[at], 0));
-    return [one.by.map((by, at) => line(by.name, coarse[at].map((n, bin) => sums[bin] ? 100 * n / sums[bin] : null), at,
-      {x, stackgroup: 'all', stackgaps: 'infer zero', hovertemplate: '%{y:.0f} %', line: {color: series(at), width: 0, shape: 'hv'}, fillcolor: series(at) + 'b0'})), made];
+    const ended = values => [...values, values[values.length - 1]];  // the last column ends with the span
+    return [one.by.map((by, at) => line(by.name, ended(coarse[at].map((n, bin) => sums[bin] ? 100 * n / sums[bin] : null)), at,
+      {x: [...x, range[1]], stackgroup: 'all', stackgaps: 'infer zero', hovertemplate: '%{y:.0f} %', line: {color: series(at), width: 0, shape: 'hv'}, fillcolor: series(at) + 'b0'})), made];
   }
 
   function figure(place) {
