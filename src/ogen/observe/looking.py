@@ -41,6 +41,29 @@ def _request(plan: Plan, target: Target, **more: Any) -> dict[str, Any]:
     return {"op": "look", "reach": reach, **more}
 
 
+class Links:
+    """One connection to each host, made when it is first asked; one that broke is made anew."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._open: dict[str, tuple[Contact, ExitStack]] = {}
+
+    def close(self) -> None:
+        for name in tuple(self._open):
+            self.drop(name)
+
+    def to(self, host: Host) -> Contact:
+        """Raises HostError."""
+        if host.name not in self._open:
+            stack = ExitStack()
+            self._open[host.name] = stack.enter_context(contact(host, self.options)), stack
+        return self._open[host.name][0]
+
+    def drop(self, name: str) -> None:
+        if (lost := self._open.pop(name, None)) is not None:
+            lost[1].close()
+
+
 class Looks:
     """Looks at the same hosts again and again, over one connection to each; one that broke is made anew.
 
@@ -49,15 +72,14 @@ class Looks:
 
     def __init__(self, plan: Plan, targets: Sequence[Target], options: Options) -> None:
         self.plan, self.targets, self.options = plan, targets, options
-        self._open: dict[str, tuple[Contact, ExitStack]] = {}
+        self._links = Links(options)
         self._failed: dict[str, tuple[HostError, float, float]] = {}  # until when, and after which pause
 
     def __enter__(self) -> Looks:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _contact, stack in self._open.values():
-            stack.close()
+        self._links.close()
 
     def look(self) -> dict[str, HostSeen | HostError]:
         seen = each(self.targets, self._one, self.options.parallel)
@@ -69,13 +91,9 @@ class Looks:
         if error is not None and time.monotonic() < until:
             return error
         try:
-            if name not in self._open:
-                stack = ExitStack()
-                self._open[name] = stack.enter_context(contact(target.host, self.options)), stack
-            seen = _look(self._open[name][0], target, _request(self.plan, target))
+            seen = _look(self._links.to(target.host), target, _request(self.plan, target))
         except HostError as failure:
-            if (lost := self._open.pop(name, None)) is not None:
-                lost[1].close()
+            self._links.drop(name)
             pause = min(AGAIN[1], 2 * pause or AGAIN[0])
             self._failed[name] = failure, time.monotonic() + pause, pause
             return failure
@@ -116,7 +134,7 @@ class Journals:
         if not hosts:
             raise UsageError("no host is left to be asked")
         self.hosts, self.name, self.options = hosts, name, options
-        self._open: dict[str, tuple[Contact, ExitStack]] = {}
+        self._links = Links(options)
         self._cursors: dict[str, str] = {}
         self._asked: dict[str, float] = {}  # when a host that had no line yet was asked first
         self._rest: dict[str, float] = {}  # until when a host that failed is left alone
@@ -125,8 +143,7 @@ class Journals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _contact, stack in self._open.values():
-            stack.close()
+        self._links.close()
 
     def read(self, lines: int, since: float | None = None) -> tuple[Lines, list[HostError]]:
         """The last `lines` since the last read, merged by time. A host that failed rests a while."""
@@ -144,19 +161,12 @@ class Journals:
             since = now - self._asked[name] + 1.0
         request = {"op": "logs", "name": self.name, "lines": lines, "since": None if after else since}
         try:
-            said = self._contact(host).ask({**request, "after": after})[0]
+            said = self._links.to(host).ask({**request, "after": after})[0]
         except HostError as error:
-            if (lost := self._open.pop(name, None)) is not None:
-                lost[1].close()
+            self._links.drop(name)
             self._rest[name] = now + REST
             return error
         self._asked.setdefault(name, now)
         if said.get("cursor"):
             self._cursors[name] = str(said["cursor"])
         return [(float(stamp), f"{name}/{who}", str(text)) for stamp, who, text in said["lines"]]
-
-    def _contact(self, host: Host) -> Contact:
-        if host.name not in self._open:
-            stack = ExitStack()
-            self._open[host.name] = stack.enter_context(contact(host, self.options)), stack
-        return self._open[host.name][0]
