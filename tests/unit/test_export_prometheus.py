@@ -282,5 +282,6 @@ def test_amd_cards_count_where_the_monitor_reads_them(tmp_path: Path) -> None:
 def test_a_fleet_without_a_queue_has_no_rule_and_no_panel_of_one(tmp_path: Path) -> None:
     plain = exported(tmp_path / "out", inventory=shipped.folder("inventories") / "fleet.yaml")
     assert not [path for path in plain.rglob("*") if path.is_file() and "queue" in path.read_text()]
-    assert (alerts_queue.FULL, alerts_queue.OLD) == (finders_queue.FULL, finders_queue.OLD)
+    for limit in ("FULL", "MEMORY", "OLD"):
+        assert getattr(alerts_queue, limit) == getattr(finders_queue, limit)
     assert "Queues" in [panel["title"] for panel in dashboard(exported(tmp_path / "more"))["panels"]]

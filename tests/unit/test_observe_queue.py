@@ -67,7 +67,7 @@ def kinds(folder: Path, said: dict[str, Any]) -> list[str]:
         (("pools", "chat", "oldest_s"), 601.0, "queue-slow"),
         (("pools", "chat", "workers"), {"gpu1/gpu0": 31.0}, "queue-no-worker"),
         (("pools", "chat", "workers"), "nonsense", "queue-no-worker"),
-        (("memory", "used_bytes"), 250 << 20, "queue-memory"),
+        (("memory", "used_bytes"), 180 << 20, "queue-memory"),
         (("error",), "Redis does not answer", "queue-down"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .rules import Alert
 
-FULL, OLD = 0.8, 600  # places or memory, and seconds: `ogen doctor` speaks up from there on
+FULL, MEMORY, OLD = 0.8, 0.7, 600  # places, memory, and seconds: `ogen doctor` speaks up from there on
 QUEUE = "queue {{ $labels.queue }}"
 JOBS = "queue {{ $labels.queue }}, model {{ $labels.model }}"
 SHARE = "{{ $value | humanizePercentage }}"
@@ -66,7 +66,7 @@ def _filling(doctor: str, status: str) -> list[Alert]:
         ),
         Alert(
             "OgenQueueMemory",
-            f"ogen:queue_memory:ratio > {FULL}",
+            f"ogen:queue_memory:ratio > {MEMORY}",
             "5m",
             "warning",
             f"{QUEUE}: {SHARE} of its Redis' memory is in use",

@@ -10,7 +10,8 @@ from ..errors import Where
 from .finding import Case, Finding
 
 SILENT = 30.0  # seconds after which a worker is not there
-FULL = 0.8  # of the places, or of Redis' memory
+FULL = 0.8  # of the places
+MEMORY = 0.7  # of Redis' memory: four fifths of the seven eighths that jobs may take (queue.lua)
 OLD = 600.0  # seconds that a job may wait
 
 
@@ -69,7 +70,7 @@ def _memory(case: Case, name: str, said: Mapping[str, Any], where: Where | None)
     if not isinstance(memory, dict):
         return
     used, most = number(memory, "used_bytes"), number(memory, "most_bytes")
-    if most and used > FULL * most:
+    if most and used > MEMORY * most:
         what = f"the Redis of queue {name} is nearly full: then jobs are refused"
         shown = f"{used / 2**20:.0f} of {most / 2**20:.0f} MiB are used"
         fix = "a shorter `expiry`, fewer `dead_letters`, or more `redis.memory`"

@@ -68,7 +68,7 @@ KINDS = {
     "queue-down": "a queue's front or its Redis does not answer",
     "queue-no-worker": "no worker of a pool was heard of for 30 s",
     "queue-near-full": "80 % of a queue's places are taken: then jobs are refused",
-    "queue-memory": "80 % of its Redis' memory are taken: then jobs are refused",
+    "queue-memory": "70 % of its Redis' memory are taken: at seven eighths jobs are refused",
     "queue-slow": "the job that is next has waited for more than 10 min",
     "queue-dead": "jobs failed at every try",
 }
