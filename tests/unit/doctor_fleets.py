@@ -156,7 +156,7 @@ def jobs(work: Work, dice: random.Random) -> Said:
         pools[pool.name] |= {"length": work.queue.length, "oldest_s": 500.0 * (waiting > 0), "closed": False}
         pools[pool.name] |= {"workers": {**heard, "box9/gone": 4000.0}, "counts": {}}
     memory = dice.choice(
-        [{"used_bytes": 200 * MIB, "most_bytes": 256 * MIB}, {"used_bytes": 9 * MIB, "most_bytes": 0}]
+        [{"used_bytes": 175 * MIB, "most_bytes": 256 * MIB}, {"used_bytes": 9 * MIB, "most_bytes": 0}]
     )
     return {"pools": pools, "memory": memory}
 
