@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ogen.agent import look_past
 from ogen.agent.binned import MODELS, MOST, Binned, bucket, merge, percentile
+from ogen.observe.report_shape import wrong
 
 END = 1_800_014_400.0
 counts = st.dictionaries(st.integers(0, 200).map(str), st.integers(1, 10**9), max_size=8)
@@ -173,6 +174,23 @@ def test_the_agent_answers(tmp_path: Path) -> None:
     assert said["events"] == [[END - 30, "applied", "abcd"]]
     assert set(said["cards"]) == {"GPU-a"}
     assert set(said["balancers"]) == {"api"}
+    said = json.loads(json.dumps(said))
+    assert wrong(said) == ""
+    (bins,), by = said["balancers"]["api"]["bins"].values(), said["balancers"]["api"]["by"]
+    for at, name, value in (
+        (said, "cards", []),
+        (said, "notes", {"torn": "many"}),
+        (said, "events", [[0, "applied"]]),
+        (said["cards"]["GPU-a"], "gpu", "0"),
+        (said["cards"]["GPU-a"], "bins", {"0": [1, 2]}),
+        (by, next(iter(by)), None),
+        (bins, "seconds", {"x": 1}),
+        (bins, "n", True),
+    ):
+        right, at[name] = at[name], value
+        assert wrong(said).startswith("past"), name
+        at[name] = right
+    assert wrong(said) == ""
 
 
 def test_nothing_is_there(tmp_path: Path) -> None:

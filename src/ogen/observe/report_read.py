@@ -14,6 +14,7 @@ from ..errors import HostError, RemoteError, UsageError
 from ..inventory.model import Host, Inventory
 from ..push import Options, contact
 from ..push.rollout import each
+from .report_shape import wrong
 from .report_span import Span, span
 
 Answers = dict[str, Mapping[str, Any] | HostError]
@@ -26,12 +27,17 @@ def over_ssh(hosts: Sequence[Host], options: Options, asked: Span) -> Answers:
     def one(host: Host) -> Mapping[str, Any] | HostError:
         try:
             with contact(host, options) as opened:
-                said: Mapping[str, Any] = opened.ask(request)[0]["past"]
-                return said
+                return _readable(opened.ask(request)[0].get("past"), host.name)
         except HostError as error:
             return error
 
     return dict(zip((host.name for host in hosts), each(hosts, one, options.parallel), strict=True))
+
+
+def _readable(said: Any, host: str) -> Mapping[str, Any]:
+    if place := wrong(said):
+        raise RemoteError(f"its figures can't be read: {place} is not what it should be", host=host)
+    return dict(said)
 
 
 # ------------------------------------------------------------------------------------------- copies
@@ -71,5 +77,4 @@ def _copied(
     audits = [Path(path).read_bytes() for path in paths if path.endswith("/audit.jsonl")]
     events = look_past.audit(b"\n".join(audits), asked.start, asked.end)
     found = {**binned.answer(), "events": events, "files": sum(map(len, files.values()))}
-    said: Mapping[str, Any] = json.loads(json.dumps(found))  # as it comes from a host
-    return said
+    return _readable(json.loads(json.dumps(found)), host)  # as it comes from a host
