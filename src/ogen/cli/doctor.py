@@ -11,7 +11,6 @@ import click
 from ..errors import HostError
 from . import console, options
 from .exits import Exit, worst
-from .spans import Span
 
 if TYPE_CHECKING:
     from ..observe.finding import Finding
@@ -20,14 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @options.inventory
 @options.limit
-@click.option(
-    "--since",
-    metavar="SPAN",
-    type=Span(),
-    default="24h",
-    show_default=True,
-    help="How far back logs are read: 10m, 2h, 7d.",
-)
+@options.since("How far back logs are read: 10m, 2h, 7d.")
 @options.shape("text", "json")
 @options.parallel
 def command(path: Path, limit: str | None, since: float, shape: str, parallel: int) -> Exit:

@@ -27,6 +27,15 @@ def limit(command: F) -> F:
     )(command)
 
 
+def since(help_text: str) -> Callable[[F], F]:
+    """--since SPAN, 24 hours if not given; passed as `since`, in seconds."""
+    from .spans import Span  # only these commands wait for what reads it
+
+    return click.option(
+        "--since", metavar="SPAN", type=Span(), default="24h", show_default=True, help=help_text
+    )
+
+
 def shape(*choices: str) -> Callable[[F], F]:
     """--format; the first choice is the default; passed as `shape`."""
 

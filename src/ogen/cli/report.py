@@ -12,7 +12,6 @@ from ..errors import HostError
 from . import console, options
 from . import output as files
 from .exits import Exit, worst
-from .spans import Span as SpanOption
 
 if TYPE_CHECKING:
     from ..observe.report_span import Span, Zone
@@ -23,14 +22,7 @@ NARROW = 0.1  # of the span: figures that begin later are hard to see
 @click.command()
 @options.inventory
 @options.limit
-@click.option(
-    "--since",
-    metavar="SPAN",
-    type=SpanOption(),
-    default="24h",
-    show_default=True,
-    help="How far back it goes: 10m, 2h, 7d.",
-)
+@options.since("How far back it goes: 10m, 2h, 7d.")
 @click.option(
     "-o",
     "--output",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 
 from ..errors import RenderError
 from ..inventory.model import Host
 from ..plan.model import HostPlan, Plan
 from ..release.model import ModelBuild, Release
+from .addresses import ip_of
 from .draft import Draft
 from .engine import Engine, engine
 from .host import render_draft
@@ -86,25 +86,12 @@ class Fleet:
     def _allowed(self, host: str, instance: str) -> tuple[str, ...]:
         """Addresses of the balancers on other hosts that send to an instance, in order."""
         others = self._users.get((host, instance), set()) - {host}
-        return tuple(sorted({_address(self._hosts[name]) for name in others} - {""}))
+        return tuple(
+            sorted({ip_of(self._hosts[name], "instances admit balancers") for name in others} - {""})
+        )
 
     def _peers(self, mirror: Host) -> tuple[str, ...]:
         """Addresses of the other hosts with instances, in order."""
         others = [h.host for h in self._plan.hosts if h.instances and h.host is not mirror]
-        known = {_address(host, "the mirror admits hosts") for host in others if host.root is None}
+        known = {ip_of(host, "the mirror admits hosts") for host in others if host.root is None}
         return tuple(sorted(known - {""}))
-
-
-def _address(host: Host, what: str = "instances admit balancers") -> str:
-    """A host's address for firewalls, which know no names; empty for loopback."""
-    try:
-        found = ipaddress.ip_address(host.reached_at)
-    except ValueError:
-        if host.reached_at == "localhost":
-            return ""
-        raise RenderError(
-            f"{what} by IP address, but {host.name} is known by name: {host.reached_at}",
-            where=host.where,
-            hint="give it a data_address",
-        ) from None
-    return "" if found.is_loopback else str(found)

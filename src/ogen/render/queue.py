@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import json
 from typing import Any
 
 from ..catalog import libraries
 from ..errors import RenderError
-from ..inventory.model import Balancer, Host, Queue, Secret
+from ..inventory.model import Balancer, Queue, Secret
 from ..plan.model import Instance, Work
+from .addresses import ip_of
 from .balancer import RUNNER_OPTIONS
 from .draft import CURRENT, Draft
 from .services import front_socket, interpreter
@@ -19,6 +19,7 @@ from .services import front_socket, interpreter
 ROLES = ("front", "worker")
 CODE = {"front": ("queue_front.py",), "worker": ("queue_worker.py", "queue_openai.py")}
 SHARED = ("queue.lua", "queue_store.py")  # of both roles
+REACHED = "queues reach hosts"
 LISTENERS = 256  # that a front sends events to at once
 MOST_GRACE = 90.0  # seconds that a stop of a worker may take: whoever stops units waits for two minutes
 
@@ -60,7 +61,7 @@ class _Part:
             "memory": redis.memory,
             "credentials": f"/run/credentials/{unit}.service",
             "tls": {"certificate": redis.tls.certificate, "key": redis.tls.key} if redis.tls else None,
-            "addresses": [_ip(host)] if redis.tls and _ip(host) else [],
+            "addresses": [ip] if redis.tls and (ip := ip_of(host, REACHED)) else [],
             "allowed": self._addresses(asking),
             "config": f"{self.folder}/redis.conf",
             "users": f"{self.folder}/users.acl",
@@ -154,7 +155,7 @@ class _Part:
         return self._addresses([redis.host] if redis.tls else [])  # its certificate is for its address
 
     def _addresses(self, names: list[str]) -> list[str]:
-        return [address for name in names if (address := _ip(self.draft.inventory.host(name)))]
+        return [address for name in names if (address := ip_of(self.draft.inventory.host(name), REACHED))]
 
     def _reached(self, role: str) -> dict[str, Any]:
         """How a part finds Redis, without its password."""
@@ -162,7 +163,7 @@ class _Part:
         ca = {"ca": redis.tls.ca} if redis.tls and redis.tls.ca else {}
         if redis.host is None:
             return ca
-        address = _ip(self.draft.inventory.host(redis.host)) if redis.tls else ""
+        address = ip_of(self.draft.inventory.host(redis.host), REACHED) if redis.tls else ""
         return {
             "host": address or "127.0.0.1",
             "port": redis.port,
@@ -204,21 +205,6 @@ def _options(balancers: list[Balancer]) -> list[str] | None:
     """The options that every one of the balancers lets pass; None: all but those that reload a model."""
     listed = [set(b.client_options.allow) for b in balancers if b.client_options.allow is not None]
     return sorted(set.intersection(*listed)) if listed else None
-
-
-def _ip(host: Host) -> str:
-    """The host's address for others; empty for loopback."""
-    try:
-        found = ipaddress.ip_address(host.reached_at)
-    except ValueError:
-        if host.reached_at == "localhost":
-            return ""
-        raise RenderError(
-            f"queues reach hosts by IP address, but {host.name} is known by name: {host.reached_at}",
-            where=host.where,
-            hint="give it a data_address",
-        ) from None
-    return "" if found.is_loopback else str(found)
 
 
 def _digest(*texts: str) -> str:
